@@ -1,0 +1,76 @@
+"""What an artefact says of itself: the facts that travel in checkpoints, ONNX metadata and engine sidecars.
+
+Inference reads the preprocessing from here and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from spt_deploy.config import ModelConfig
+from spt_deploy.errors import ArtefactError, UsageError
+from spt_deploy.preprocess import Preprocessing
+
+METADATA_KEY = "spt_deploy"  # of an ONNX file's metadata and a safetensors header
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Everything a runtime must know of a model besides its graph.
+
+    Attributes:
+        model: architecture, task and classes.
+        preprocessing: from a decoded image to the input.
+        tool_version: of the spt-deploy that wrote the artefact.
+        checkpoint_sha256: of the checkpoint that an exported file was made from; empty in a checkpoint itself.
+    """
+
+    model: ModelConfig
+    preprocessing: Preprocessing
+    tool_version: str
+    checkpoint_sha256: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, fit for JSON and for checkpoints."""
+        return {
+            "model": self.model.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "tool_version": self.tool_version,
+            "checkpoint_sha256": self.checkpoint_sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> ModelFacts:
+        """The inverse of ``to_dict``; ``where`` names the file in errors.
+
+        Raises:
+            ArtefactError: when the values describe no model.
+        """
+        try:
+            return cls(
+                model=ModelConfig.from_dict(values["model"]),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                tool_version=str(values["tool_version"]),
+                checkpoint_sha256=str(values["checkpoint_sha256"]),
+            )
+        except (KeyError, TypeError, UsageError) as error:
+            raise ArtefactError(f"{where} has a model description that cannot be read: {error}") from error
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ModelFacts:
+        """The inverse of ``to_json``; ``where`` names the file in errors.
+
+        Raises:
+            ArtefactError: when the text is no JSON or describes no model.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ArtefactError(f"{where} has a model description that is no JSON: {error}") from error
+        return cls.from_dict(values, where)

@@ -1,0 +1,97 @@
+"""The contract of every runtime: open an artefact, turn a batch of images into named arrays, close.
+
+A runner is a context manager. ``infer`` checks its input here, once for all runtimes; a subclass writes
+``_open``, ``_run`` and ``_close`` only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from spt_deploy.errors import InputError
+from spt_deploy.facts import ModelFacts
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+class Runner(ABC):
+    """One artefact in one runtime.
+
+    Attributes:
+        runtime: the runtime's name on the command line.
+        path: of the artefact.
+        device: what it runs on, ``cpu`` or ``cuda``.
+        precision: of the arithmetic, ``fp32`` and the like.
+        facts: what the artefact says of itself; known before the runner is entered.
+    """
+
+    runtime: ClassVar[str]
+
+    def __init__(self, path: Path, facts: ModelFacts, device: str = "cpu", precision: str = "fp32") -> None:
+        self.path = path
+        self.facts = facts
+        self.device = device
+        self.precision = precision
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        if not self._is_open:
+            self._open()
+            self._is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._close()
+
+    @property
+    def name(self) -> str:
+        """Runtime, device and precision, for tables: ``onnxruntime cpu fp32``."""
+        return f"{self.runtime} {self.device} {self.precision}"
+
+    def infer(self, images: npt.NDArray[np.float32]) -> Arrays:
+        """Run the model on a batch.
+
+        Args:
+            images: B x 3 x H x W float32, RGB, normalised; H and W as the artefact's preprocessing says, B >= 1.
+
+        Returns:
+            The outputs by name (DESIGN section 3): ``logits`` B x classes float32, or ``boxes`` B x K x 4 float32
+            (xyxy, pixels of the input), ``scores`` B x K float32 and ``labels`` B x K int64; and, of a model with
+            SPA blocks, ``select_ratio`` B x blocks float32 and ``selection`` B x H/16 x W/16 float32.
+
+        Raises:
+            InputError: when the runner is not open or ``images`` is not what the model takes.
+        """
+        if not self._is_open:
+            raise InputError(f"the {self.runtime} runner of {self.path.name} is not open; use it in a with statement")
+        height, width = self.facts.preprocessing.size
+        if images.ndim != 4 or images.shape[0] < 1 or images.shape[1:] != (3, height, width):
+            raise InputError(
+                f"images have shape {tuple(images.shape)}; {self.path.name} takes B x 3 x {height} x {width} with B >= 1"
+            )
+        if images.dtype != np.float32:
+            raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")
+        return self._run(np.ascontiguousarray(images))
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Load the artefact and take what it needs of the device."""
+
+    @abstractmethod
+    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        """The inner step: ``images`` is checked and contiguous."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back what ``_open`` took."""
