@@ -1,0 +1,221 @@
+"""Transformer blocks: Swin's window attention block, and the Select and Pack (SPA) block.
+
+Both hold the same parameters under the same names, so that Swin weights fit either; the SPA block adds a gate.
+
+Source: Swin Transformer, arXiv 2103.14030; SPA, arXiv 2410.23608.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spt_deploy.config import BackboneConfig
+from spt_deploy.model import operators
+from spt_deploy.model.order import effective_shift, relative_position_index, shift_mask, window_order
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, an image's branch is dropped with probability ``rate`` (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """``branch`` B x ...; the same in evaluation."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1 - self.rate)
+        return branch * kept / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` ... x C."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class AttentionWeights(nn.Module):
+    """The parameters of multi-head attention with Swin's relative position table, under Swin's names."""
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+
+class WindowAttention(AttentionWeights):
+    """W-MSA and SW-MSA: attention inside each M x M window of a cyclically shifted map."""
+
+    def forward(self, x: Tensor, shift: int) -> Tensor:
+        """``x`` B x H x W x C, normalised, of any size: padded to whole windows first, then rolled."""
+        batch, height, width, channels = x.shape
+        window, heads = self.window, self.heads
+        pad_bottom, pad_right = -height % window, -width % window
+        if pad_bottom or pad_right:
+            x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
+        rows, columns = (height + pad_bottom) // window, (width + pad_right) // window
+        if shift:
+            x = torch.roll(x, (-shift, -shift), (1, 2))
+        x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
+        qkv = self.qkv(x.reshape(batch, rows * columns, window * window, channels))
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)  # B x windows x heads x L x d
+        index = relative_position_index(window, x.device)
+        bias = self.relative_position_bias_table.t()[:, index]  # heads x L x L
+        if shift:
+            mask = shift_mask(rows * window, columns * window, window, shift, x.device)
+            bias = bias + mask[:, None]  # windows x heads x L x L
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+        x = (scores.softmax(-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)
+        x = self.proj(x).view(batch, rows, columns, window, window, channels).transpose(2, 3)
+        x = x.reshape(batch, rows * window, columns * window, channels)
+        if shift:
+            x = torch.roll(x, (shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+
+class SwinBlock(nn.Module):
+    """LayerNorm, (shifted) window attention, residual; LayerNorm, MLP, residual."""
+
+    def __init__(self, config: BackboneConfig, stage: int, block: int, drop_path: float) -> None:
+        super().__init__()
+        width = config.stage_width(stage)
+        self.shift = config.window // 2 if block % 2 else 0
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, config.heads[stage - 1], config.window)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` B x H x W x C; the same shape out."""
+        shift = effective_shift(x.shape[1], x.shape[2], self.attn.window, self.shift)
+        x = x + self.drop_path(self.attn(self.norm1(x), shift))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def gate_layer(width: int, bias: float) -> nn.Linear:
+    """The linear gate f of equation 4: C channels to one logit."""
+    gate = nn.Linear(width, 1)
+    nn.init.trunc_normal_(gate.weight, std=0.02)
+    nn.init.constant_(gate.bias, bias)
+    return gate
+
+
+def gate_logits(gate: nn.Linear, tokens: Tensor, finer: Tensor | None) -> Tensor:
+    """Scores before the sigmoid, equation 4, always in float32.
+
+    Args:
+        gate: the block's linear gate.
+        tokens: B x N x C.
+        finer: B x N, scores of the finer scale pooled to this one; None where there is no finer one.
+
+    Returns:
+        B x N float32.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        logits = F.linear(tokens.float(), gate.weight.float(), gate.bias.float()).squeeze(-1)
+        return logits if finer is None else torch.maximum(logits, finer)
+
+
+class SpaBlock(nn.Module):
+    """A transformer block whose attention runs on selected tokens, packed across the batch."""
+
+    def __init__(self, config: BackboneConfig, stage: int, block: int, drop_path: float) -> None:
+        super().__init__()
+        width = config.stage_width(stage)
+        self.config = config
+        self.shift = config.window // 2 if block % 2 else 0
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = AttentionWeights(width, config.heads[stage - 1], config.window)
+        self.gate = gate_layer(width, config.gate_bias)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, finer: Tensor | None, threshold: Tensor, forced: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Select, pack, attend, put back.
+
+        Args:
+            x: B x H x W x C.
+            finer: B x N, see ``gate_logits``.
+            threshold: scalar float32, in logits.
+            forced: B x N bool, takes the place of the selection (labels as mask, parity checks).
+
+        Returns:
+            The block's output, B x H x W x C; its scores before the sigmoid, B x N float32; its kept tokens,
+            B x N bool.
+        """
+        batch, height, width, channels = x.shape
+        residual = x.reshape(batch, height * width, channels)
+        h = self.norm1(residual)
+        logits = gate_logits(self.gate, h, finer)
+        gate = logits.sigmoid()
+        selection = self._selection_scores(logits, forced)
+        if self.training and forced is None and self.config.selector == "threshold":
+            selection = selection + _logistic_noise(selection)
+            soft = selection.sigmoid()
+            gate = gate * (1 + soft - soft.detach())  # hard mask forward, soft one backward
+        if forced is not None or self.config.selector == "topk":
+            threshold = torch.zeros_like(threshold)
+        shift = effective_shift(height, width, self.config.window, self.shift)
+        order = window_order(height, width, self.config.window, shift, x.device)
+        token_of_slot, slot_of_token, cu_seqlens = operators.select_tokens(selection, order, threshold)
+        attn = self.attn
+        qkv = operators.packed_qkv(h, gate, token_of_slot, attn.qkv.weight, attn.qkv.bias)
+        o = operators.packed_attention(
+            qkv,
+            token_of_slot,
+            cu_seqlens,
+            attn.relative_position_bias_table,
+            heads=attn.heads,
+            window=attn.window,
+            tokens=height * width,
+            width=width,
+            packing=self.config.packing,
+        )
+        if self.training and self.drop_path.rate:
+            zeros = torch.zeros_like(residual)
+            branch = operators.unpack_project(o, slot_of_token, zeros, attn.proj.weight, attn.proj.bias)
+            residual = residual + self.drop_path(branch)
+        else:
+            residual = operators.unpack_project(o, slot_of_token, residual, attn.proj.weight, attn.proj.bias)
+        residual = residual + self.drop_path(self.mlp(self.norm2(residual)))
+        return residual.view(batch, height, width, channels), logits, slot_of_token >= 0
+
+    def _selection_scores(self, logits: Tensor, forced: Tensor | None) -> Tensor:
+        """What is compared with the threshold; +-1 where the mask is given or comes from a ranking."""
+        if forced is not None:
+            return forced.float() * 2 - 1
+        if self.config.selector == "threshold":
+            return logits
+        count = max(1, math.ceil(self.config.keep_ratio * logits.shape[1]))
+        best = logits.topk(count, dim=1).indices
+        return torch.full_like(logits, -1.0).scatter(1, best, 1.0)
+
+
+def _logistic_noise(like: Tensor) -> Tensor:
+    """The difference of two Gumbel variables: what Gumbel-softmax adds to a two-class logit (arXiv 1611.01144)."""
+    uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
+    return uniform.logit()

@@ -1,0 +1,140 @@
+"""Checkpoints: weights, what the model is, and what training needs to go on; nothing is ever unpickled.
+
+``.pt`` files load with ``weights_only=True``; ``.safetensors`` files hold the weights and, in their header, the facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from spt_deploy import __version__
+from spt_deploy.atomic import atomic_path
+from spt_deploy.errors import ArtefactError
+from spt_deploy.facts import METADATA_KEY, ModelFacts
+from spt_deploy.model.network import SptModel
+from spt_deploy.preprocess import Preprocessing
+
+FORMAT = "spt-deploy/1"
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        facts: what the model is.
+        weights: the model's state dict, on the CPU.
+        training: state of the trainer (plain values and tensors); empty where there is none.
+    """
+
+    facts: ModelFacts
+    weights: dict[str, Tensor]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> SptModel:
+        """The model with these weights, in evaluation mode.
+
+        Raises:
+            ArtefactError: when the weights do not fit the configuration.
+        """
+        model = SptModel(self.facts.model)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[1:2]
+            raise ArtefactError(
+                f"the weights do not fit the model {self.facts.model.backbone.name} that the checkpoint says it is: "
+                f"{' '.join(first).strip()}"
+            ) from error
+        return model.eval()
+
+
+def save_checkpoint(path: Path, model: SptModel, preprocessing: Preprocessing, training: dict[str, Any] | None = None) -> None:
+    """Write ``path`` (``.pt`` or ``.safetensors``; only ``.pt`` keeps ``training``), whole or not at all.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    facts = ModelFacts(model.config, preprocessing, __version__)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(weights, temporary, metadata={METADATA_KEY: facts.to_json()})
+        else:
+            content = {"format": FORMAT, "facts": facts.to_dict(), "weights": weights, "training": training or {}}
+            torch.save(content, temporary)
+
+
+def load_weights_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read any ``.pt``, ``.pth`` or ``.safetensors`` file without running code from it.
+
+    Returns:
+        What the file holds (tensors by name, or whatever dict was saved), and its safetensors header (else empty).
+
+    Raises:
+        ArtefactError: when there is no such file, it is no weights file, or it would have to run code to load.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"there is no file {path}; give a checkpoint that exists ({', '.join(SUFFIXES)})")
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _is_pickle_or_zip(path):
+            raise ArtefactError(
+                f"{path} holds Python objects that loading would have to run as code; only plain weights are loaded, "
+                "so save its state dict (or .safetensors) and try again"
+            ) from error
+        raise ArtefactError(f"{path} is no checkpoint; expected a .pt, .pth or .safetensors file of weights") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtefactError(
+            f"{path} is no checkpoint or is cut short ({reason}); expected a .pt, .pth or .safetensors file of weights"
+        ) from error
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path} holds a {type(content).__name__}; expected a dict of weights")
+    return content, {}
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint that this toolkit wrote.
+
+    Raises:
+        ArtefactError: when the file is none; weights of other tools go through ``spt-deploy convert`` first.
+    """
+    content, header = load_weights_file(path)
+    if METADATA_KEY in header:
+        return Checkpoint(ModelFacts.from_json(header[METADATA_KEY], str(path)), content)
+    if content.get("format") != FORMAT:
+        raise ArtefactError(
+            f"{path} was not written by spt-deploy; turn Swin weights into a checkpoint with: spt-deploy convert {path}"
+        )
+    facts = ModelFacts.from_dict(content.get("facts"), str(path))
+    return Checkpoint(facts, content["weights"], content.get("training", {}))
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_pickle_or_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or start[:1] == b"\x80"

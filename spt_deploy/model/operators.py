@@ -1,0 +1,188 @@
+"""The seam between the model and everything that runs it: four calls, each with three lives.
+
+* While ONNX is being exported, a call leaves one node of the ``spt`` domain in the graph.
+* Where a gradient is needed, it is the function of `reference.py`, differentiated by autograd.
+* Otherwise it is a ``torch.library`` operator of the ``spt`` namespace, whose CPU implementation is that same
+  function; `spt_plugins` registers its kernels as the CUDA implementation. Nothing here imports it.
+
+Signatures, shapes and dtypes are those of `reference.py`. On a GPU, S is the upper bound B*N and
+``token_of_slot`` is -1 past the last kept token, so that no shape has to leave the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spt_deploy.model import reference
+
+DOMAIN = "spt"
+OPSET_VERSION = 1
+
+# TensorRT's parser looks for a plugin of this namespace and version before it looks at the file's functions.
+PLUGIN_ATTRIBUTES: dict[str, str] = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET_VERSION)}
+
+
+@torch.library.custom_op("spt::select_tokens", mutates_args=())
+def _select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.select_tokens(logits, order, threshold)
+
+
+@_select_tokens.register_fake
+def _(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    kept = torch.library.get_ctx().new_dynamic_size()
+    index = {"dtype": torch.int64}
+    return logits.new_empty(kept, **index), logits.new_empty(logits.shape, **index), logits.new_empty(
+        logits.shape[0] + 1, **index
+    )
+
+
+@torch.library.custom_op("spt::packed_qkv", mutates_args=())
+def _packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return reference.packed_qkv(h, gate, token_of_slot, weight, bias)
+
+
+@_packed_qkv.register_fake
+def _(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return h.new_empty(token_of_slot.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("spt::packed_attention", mutates_args=())
+def _packed_attention(
+    qkv: Tensor,
+    token_of_slot: Tensor,
+    cu_seqlens: Tensor,
+    bias_table: Tensor,
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    packing: str,
+) -> Tensor:
+    return reference.packed_attention(
+        qkv,
+        token_of_slot,
+        cu_seqlens,
+        bias_table,
+        heads=heads,
+        window=window,
+        tokens=tokens,
+        width=width,
+        packing=packing,
+    )
+
+
+@_packed_attention.register_fake
+def _(
+    qkv: Tensor,
+    token_of_slot: Tensor,
+    cu_seqlens: Tensor,
+    bias_table: Tensor,
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    packing: str,
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+
+
+@torch.library.custom_op("spt::unpack_project", mutates_args=())
+def _unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return reference.unpack_project(o, slot_of_token, residual, weight, bias)
+
+
+@_unpack_project.register_fake
+def _(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(residual)
+
+
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.select_tokens`; a selection has no gradient."""
+    if torch.onnx.is_in_onnx_export():
+        batch, tokens = logits.shape
+        outputs = torch.onnx.ops.symbolic_multi_out(
+            "spt::SelectTokens",
+            (logits, order, threshold),
+            attrs=PLUGIN_ATTRIBUTES,
+            dtypes=(torch.int64, torch.int64, torch.int64),
+            shapes=((batch * tokens,), (batch, tokens), (batch + 1,)),
+            version=OPSET_VERSION,
+        )
+        return outputs[0], outputs[1], outputs[2]
+    kept: tuple[Tensor, Tensor, Tensor] = _select_tokens(logits.detach(), order, threshold)
+    return kept
+
+
+def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `reference.packed_qkv`."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            "spt::PackedQKV",
+            (h, gate, token_of_slot, weight, bias),
+            attrs=PLUGIN_ATTRIBUTES,
+            dtype=h.dtype,
+            shape=(token_of_slot.shape[0], weight.shape[0]),
+            version=OPSET_VERSION,
+        )
+    if _needs_gradient(h, gate, weight, bias):
+        return reference.packed_qkv(h, gate, token_of_slot, weight, bias)
+    qkv: Tensor = _packed_qkv(h, gate, token_of_slot, weight, bias)
+    return qkv
+
+
+def packed_attention(
+    qkv: Tensor,
+    token_of_slot: Tensor,
+    cu_seqlens: Tensor,
+    bias_table: Tensor,
+    *,
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    packing: str,
+) -> Tensor:
+    """See `reference.packed_attention`."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            "spt::PackedAttention",
+            (qkv, token_of_slot, cu_seqlens, bias_table),
+            attrs={
+                "heads": heads,
+                "window": window,
+                "tokens": tokens,
+                "width": width,
+                "packing": packing,
+                **PLUGIN_ATTRIBUTES,
+            },
+            dtype=qkv.dtype,
+            shape=(qkv.shape[0], qkv.shape[1] // 3),
+            version=OPSET_VERSION,
+        )
+    sizes = {"heads": heads, "window": window, "tokens": tokens, "width": width, "packing": packing}
+    if _needs_gradient(qkv, bias_table):
+        return reference.packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)  # type: ignore[arg-type]
+    attended: Tensor = _packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)
+    return attended
+
+
+def unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `reference.unpack_project`."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            "spt::UnpackProject",
+            (o, slot_of_token, residual, weight, bias),
+            attrs=PLUGIN_ATTRIBUTES,
+            dtype=residual.dtype,
+            shape=residual.shape,
+            version=OPSET_VERSION,
+        )
+    if _needs_gradient(o, residual, weight, bias):
+        return reference.unpack_project(o, slot_of_token, residual, weight, bias)
+    out: Tensor = _unpack_project(o, slot_of_token, residual, weight, bias)
+    return out
