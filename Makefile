@@ -1,0 +1,57 @@
+# Each target makes .venv and installs what it needs by itself; `make demo` on a fresh machine is enough.
+# Where packages come from is pip's own configuration (PIP_INDEX_URL and the like); nothing here names an index.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   := runs/demo
+
+.PHONY: help setup demo test check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make setup   .venv with everything pinned by constraints.txt'
+	@echo 'make demo    train a small SPT, export it, prove it equal, run it on a video (minutes on two cores)'
+	@echo 'make test    the tests'
+	@echo 'make check   ruff, mypy, import-linter'
+	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
+
+setup: $(STAMP)
+
+# Installs anew whenever what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt tools/ensure_cv2.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo 'error: $(PYTHON) is missing or older than 3.10; install one, or name one: make setup PYTHON=python3.12' >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo 'error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv' >&2; exit 1; }
+	$(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e '.[cpu,train,dev]'
+	$(BIN)/python tools/ensure_cv2.py --constraints constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/01_first_light/make_data.py data/demo
+	$(BIN)/spt-deploy train data/demo --task classify --model spt_micro --imgsz 112 --epochs 12 --out $(DEMO)
+	$(BIN)/spt-deploy export $(DEMO)/best.pt
+	$(BIN)/spt-deploy validate $(DEMO)/best.pt $(DEMO)/best.onnx --data data/demo/val
+	$(BIN)/spt-deploy infer data/demo/demo.mp4 --model $(DEMO)/best.onnx --out $(DEMO)/infer
+	@echo
+	@echo 'The whole way, once:'
+	@echo '  $(DEMO)/metrics.jsonl             how training went, a line an epoch'
+	@echo '  $(DEMO)/best.onnx                 the model, one file for every runtime'
+	@echo '  $(DEMO)/infer/annotated.mp4       look at this: the class of each frame, and where attention was spent'
+	@echo '  $(DEMO)/infer/predictions.jsonl   the same as numbers, a line a frame'
+	@echo '  $(DEMO)/infer/summary.json        frames, time of every stage'
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist data/demo $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,24 @@
+"""Fixtures that more than one part of the tests needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_IN_PACKAGE = Path("usr/share/doc/opencv-doc/examples/data/vtest.avi")  # of Debian's opencv-doc
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def vtest_video() -> Path:
+    """vtest.avi: 795 frames of 768x576 pixels, 10 a second, pedestrians; skips where it is not to be had."""
+    named = os.environ.get("SPT_VTEST")
+    if named and not Path(named).is_file():
+        pytest.fail(f"SPT_VTEST names {named}, which is no file")
+    places = [Path(named)] if named else [Path("/") / _IN_PACKAGE, _REPOSITORY / ".cache/opencv-doc" / _IN_PACKAGE]
+    for place in places:
+        if place.is_file():
+            return place
+    pytest.skip("no vtest.avi: install Debian's opencv-doc, or name the file in SPT_VTEST")
