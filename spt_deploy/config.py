@@ -119,7 +119,7 @@ class BackboneConfig:
 
     def stage_width(self, stage: int) -> int:
         """Channels of stage 1 to 4."""
-        return self.embed_dim * 2 ** (stage - 1)
+        return self.embed_dim << (stage - 1)
 
     @property
     def spa_blocks(self) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
         UsageError: when the text is no size, or a side is below 32 pixels.
     """
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.strip().isdigit() for p in parts):
+    if len(parts) > 2 or not all(p.strip().isdecimal() for p in parts):
         raise UsageError(f"image size {text!r} is no size; write 224 or 800x1280 (height x width)")
     sides = [int(p) for p in parts]
     return check_image_size((sides[0], sides[-1]))
