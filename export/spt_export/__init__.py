@@ -1,0 +1,1 @@
+"""From a checkpoint to one ONNX file that runs in ONNX Runtime, OpenVINO and TensorRT."""
