@@ -1,0 +1,87 @@
+"""An ONNX file in ONNX Runtime, on the CPU or on CUDA; never silently on another device than asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import ArtefactError, RuntimeMissingError
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
+
+from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.runtimes.onnx_file import read_facts
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ERRORS_ONLY = 3  # ONNX Runtime's log severity
+
+
+def choose_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes CUDA where its provider is.
+
+    Raises:
+        RuntimeMissingError: when ``cuda`` is asked for and its provider is not there.
+    """
+    available = ort.get_available_providers()
+    if wanted == "auto":
+        return "cuda" if _PROVIDERS["cuda"] in available else "cpu"
+    if wanted == "cuda" and _PROVIDERS["cuda"] not in available:
+        raise RuntimeMissingError(
+            f"this ONNX Runtime has no CUDA provider (it has {', '.join(available)}); "
+            "pip install onnxruntime-gpu, or use --device cpu"
+        )
+    return wanted
+
+
+def open_session(model: Path | bytes, device: str) -> ort.InferenceSession:
+    """A session on exactly the device named.
+
+    Raises:
+        ArtefactError: when ONNX Runtime cannot load the model.
+        RuntimeMissingError: when the session fell back to another device.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    provider = _PROVIDERS[device]
+    # CUDA sessions keep the CPU provider for shape arithmetic; a session wholly on the CPU is caught below.
+    providers = [provider] if device == "cpu" else [provider, _PROVIDERS["cpu"]]
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        session = ort.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime has no public base class of its errors
+        name = model.name if isinstance(model, Path) else "the model"
+        raise ArtefactError(f"ONNX Runtime cannot load {name}: {str(error).splitlines()[0]}") from error
+    if session.get_providers()[0] != provider:
+        raise RuntimeMissingError(
+            f"ONNX Runtime fell back from {provider} to {session.get_providers()[0]}; "
+            "check the CUDA and cuDNN libraries it needs, or use --device cpu"
+        )
+    return session
+
+
+class OnnxRuntimeRunner(Runner):
+    """Runs an exported ONNX file with ONNX Runtime in float32."""
+
+    runtime: ClassVar[str] = "onnxruntime"
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        self._session: ort.InferenceSession | None = None
+        self._names: list[str] = []
+        super().__init__(path, read_facts(path), choose_device(device))
+
+    def _open(self) -> None:
+        self._session = open_session(self.path, self.device)
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        assert self._session is not None
+        return dict(zip(self._names, self._session.run(None, {"images": images}), strict=True))
+
+    def _close(self) -> None:
+        self._session = None

@@ -1,0 +1,79 @@
+"""Which runtime opens which artefact."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
+from spt_deploy.runtimes.base import Runner
+
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+# kind of artefact -> runtimes that take it, best first
+RUNTIMES: dict[str, tuple[str, ...]] = {"checkpoint": ("torch",), "onnx": ("onnxruntime", "openvino")}
+RUNTIME_NAMES = tuple(name for names in RUNTIMES.values() for name in names)
+
+
+def artefact_kind(path: Path) -> str:
+    """``checkpoint`` or ``onnx``, by the file's suffix.
+
+    Raises:
+        ArtefactError: when the suffix is of no artefact.
+    """
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        return "checkpoint"
+    if path.suffix == ".onnx":
+        return "onnx"
+    raise ArtefactError(
+        f"{path} is no model by its name; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}) or an .onnx file"
+    )
+
+
+def choose_runtime(path: Path, wanted: str = "auto") -> str:
+    """The runtime that opens ``path``; ``auto`` takes the best that is installed.
+
+    Raises:
+        UsageError: when ``wanted`` is unknown or does not take this kind of artefact.
+        RuntimeMissingError: when no runtime for it is installed.
+    """
+    kind = artefact_kind(path)
+    fitting = RUNTIMES[kind]
+    if wanted == "auto":
+        for name in fitting:
+            if importlib.util.find_spec(name) is not None:
+                return name
+        raise RuntimeMissingError(f"no runtime for {path.name} is installed; pip install {fitting[0]}")
+    if wanted not in RUNTIME_NAMES:
+        raise UsageError(f"runtime is {wanted!r}; known are auto, {', '.join(RUNTIME_NAMES)}")
+    if wanted not in fitting:
+        raise UsageError(f"the {wanted} runtime does not take {path.name} ({kind}); use {' or '.join(fitting)}")
+    return wanted
+
+
+def open_runner(path: Path, runtime: str = "auto", device: str = "auto") -> Runner:
+    """A runner of the artefact, not yet entered.
+
+    Args:
+        path: a checkpoint or an exported ONNX file.
+        runtime: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``.
+        device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
+
+    Raises:
+        ArtefactError: when the file cannot be used.
+        UsageError: when the runtime does not take this kind of artefact.
+        RuntimeMissingError: when the runtime or device is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device is {device!r}; known are auto, cpu, cuda")
+    name = choose_runtime(path, runtime)
+    if name == "torch":
+        from spt_deploy.runtimes.torch_runner import TorchRunner
+
+        return TorchRunner(path, device)
+    if name == "onnxruntime":
+        from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(path, device)
+    from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(path, device)

@@ -1,0 +1,67 @@
+"""A checkpoint in PyTorch: the reference that every other runtime is held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spt_deploy.errors import RuntimeMissingError
+from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from spt_deploy.model.network import SptModel
+from spt_deploy.runtimes.base import Arrays, Runner
+
+
+def deployed_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint with per-image packing, as a deployed model has it: an image's answer is its own."""
+    checkpoint = load_checkpoint(path)
+    backbone = replace(checkpoint.facts.model.backbone, packing="per-image")
+    facts = replace(checkpoint.facts, model=replace(checkpoint.facts.model, backbone=backbone))
+    return replace(checkpoint, facts=facts)
+
+
+def torch_device(wanted: str) -> torch.device:
+    """``auto`` takes CUDA where it is.
+
+    Raises:
+        RuntimeMissingError: when ``cuda`` is asked for and not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeMissingError("PyTorch sees no CUDA device here; use --device cpu, or install a CUDA build of torch")
+    return device
+
+
+class TorchRunner(Runner):
+    """Runs a checkpoint with PyTorch in float32."""
+
+    runtime: ClassVar[str] = "torch"
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        self._device = torch_device(device)
+        self._checkpoint = deployed_checkpoint(path)
+        self._model: SptModel | None = None
+        super().__init__(path, self._checkpoint.facts, self._device.type)
+
+    @property
+    def model(self) -> SptModel:
+        """The open model, in evaluation mode on the runner's device."""
+        assert self._model is not None
+        return self._model
+
+    def _open(self) -> None:
+        self._model = self._checkpoint.build().to(self._device)
+
+    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        with torch.inference_mode():
+            outputs = self.model(torch.from_numpy(images).to(self._device)).named()
+            return {name: value.cpu().numpy() for name, value in outputs.items()}
+
+    def _close(self) -> None:
+        self._model = None
