@@ -1,0 +1,127 @@
+"""A checkpoint becomes one ONNX file: the graph with ``spt`` nodes, their functions, and the model's facts.
+
+Built on ``torch.onnx.export(dynamo=True)``. The batch is dynamic; height and width are those of the preprocessing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from spt_deploy.errors import UsageError
+from spt_deploy.facts import METADATA_KEY, ModelFacts
+from spt_deploy.model.network import SptModel
+from spt_deploy.model.operators import DOMAIN
+from spt_export.functions import ONNX_OPSET, function_protos, opset_imports
+
+SelectionOutputs = Literal["summary", "all", "none"]
+SELECTION_OUTPUTS: tuple[SelectionOutputs, ...] = get_args(SelectionOutputs)
+PRODUCER = "spt-deploy"
+# torch's exporter specialises sizes 0 and 1, so the example batch is larger.
+EXAMPLE_BATCH = 2
+
+
+class DeployedModel(nn.Module):
+    """The model as a deployed graph sees it: images in, a tuple of named outputs out."""
+
+    def __init__(self, model: SptModel, selection: SelectionOutputs) -> None:
+        super().__init__()
+        self.model = model
+        self.selection = selection
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """``images`` B x 3 x H x W float32; the outputs of DESIGN section 3, in their order."""
+        output = self.model(images)
+        if self.selection == "none":
+            named: dict[str, Tensor] = dict(output.task)
+            return named
+        named = dict(output.named())
+        if self.selection == "all":
+            for name, kept in zip(self.model.config.backbone.spa_blocks, output.features.kept, strict=True):
+                named[f"kept_{name}"] = kept
+        return named
+
+
+def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "summary") -> onnx.ModelProto:
+    """The model as ONNX, with the ``spt`` functions and the facts in its metadata.
+
+    Args:
+        model: in evaluation mode, on the CPU, float32.
+        facts: what the file will say of itself; its preprocessing gives the image size.
+        selection: ``summary`` adds ``select_ratio`` and ``selection`` to the outputs, ``all`` each SPA block's kept
+            mask too (``kept_3.1`` and so on, B x h x w bool), ``none`` leaves all of them out.
+
+    Raises:
+        UsageError: when ``selection`` is unknown.
+    """
+    if selection not in SELECTION_OUTPUTS:
+        raise UsageError(f"selection outputs are {selection!r}; known are {', '.join(SELECTION_OUTPUTS)}")
+    deployed = DeployedModel(model, selection).eval()
+    images = torch.zeros(EXAMPLE_BATCH, 3, *facts.preprocessing.size)
+    with torch.no_grad():
+        names = list(deployed(images))  # also makes the constant index tables, which tracing then finds as real tensors
+        with _quiet():
+            program = torch.onnx.export(
+                deployed,
+                (images,),
+                dynamo=True,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                opset_version=ONNX_OPSET,
+                input_names=["images"],
+                output_names=names,
+                verbose=False,
+            )
+    assert program is not None
+    proto = program.model_proto
+    _name_batch(proto)
+    _forget_slot_counts(proto)
+    if any(node.domain == DOMAIN for node in proto.graph.node):
+        proto.functions.extend(function_protos(model.config.backbone.packing))
+    del proto.opset_import[:]
+    proto.opset_import.extend(opset_imports())
+    proto.producer_name, proto.producer_version = PRODUCER, facts.tool_version
+    _forget_origin(proto)
+    onnx.helper.set_model_props(proto, {METADATA_KEY: facts.to_json()})
+    return proto
+
+
+def _name_batch(proto: onnx.ModelProto) -> None:
+    """Call the first dimension of every input and output ``batch``."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _forget_slot_counts(proto: onnx.ModelProto) -> None:
+    """Drop the shapes recorded inside the graph: the trace calls S the upper bound B*N, the functions make it smaller."""
+    del proto.graph.value_info[:]
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Drop what the exporter notes at every node (source lines with the exporting machine's paths)."""
+    del proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's own progress and its warnings about its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
