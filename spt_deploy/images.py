@@ -1,0 +1,65 @@
+"""Image files: which they are, and how one is decoded. Everything that reads an image reads it here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import SourceError
+
+# What OpenCV's wheels decode everywhere. A GIF is not among them: its frames have times, it is read as a video.
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the name ends like an image's; hidden files (``._photo.jpg`` of macOS) are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The images in ``folder`` and the folders below it, sorted by path; hidden files and folders are passed over.
+
+    Raises:
+        SourceError: when there is none.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for path in (Path(parent, name) for name in names) if is_image_name(path)]
+    if not found:
+        raise SourceError(
+            f"folder {folder} has no images; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, "
+            f"in it or in the folders below"
+        )
+    return sorted(found)
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Decode one image file.
+
+    Returns:
+        H x W x 3 uint8 in BGR order, upright (EXIF orientation obeyed); grey becomes BGR, alpha is left out, 16 bits
+        become 8.
+
+    Raises:
+        SourceError: when the file cannot be read or is no whole image.
+    """
+    import cv2
+
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data.size:
+        raise SourceError(f"{path} is empty; expected an image")
+    try:
+        # From memory, for OpenCV returns the upper half of a truncated JPEG that it reads from a file.
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:  # a header that claims more pixels than OpenCV allows
+        raise SourceError(f"{path} cannot be decoded as an image: {error.err}") from error
+    if image is None:
+        raise SourceError(f"{path} is no image that can be decoded; it is damaged, truncated or of another kind")
+    return np.asarray(image, dtype=np.uint8)

@@ -1,0 +1,127 @@
+"""What flows through a stream, frames and failures; and the contract of the sources that yield them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import UsageError
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """A decoded picture.
+
+    Attributes:
+        source: path of the file it comes from, as the user would name it.
+        index: number of the frame in its video, counted from 0 as decoded, whatever the stride; 0 for an image.
+        time: when it is shown, in seconds of the video's own clock; None for an image.
+        image: H x W x 3 uint8, BGR, upright.
+    """
+
+    source: str
+    index: int
+    time: float | None
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input, or the rest of one, that could not be read, and why; the stream goes on after it."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of each source are taken; a folder or glob of images is one source, its images the frames.
+
+    Attributes:
+        start: number of the first, counted from 0.
+        stride: every how many-th from there on.
+        max_frames: at most so many of each source; None for all.
+
+    Raises:
+        UsageError: when a number is out of range.
+    """
+
+    start: int = 0
+    stride: int = 1
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            raise UsageError(f"start is {self.start}; expected a frame number, 0 or above")
+        if self.stride < 1:
+            raise UsageError(f"stride is {self.stride}; expected 1 for every frame, 2 for every other, and so on")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"max_frames is {self.max_frames}; expected 1 or more")
+
+    def takes(self, number: int) -> bool:
+        """Whether frame ``number`` is taken."""
+        return number >= self.start and (number - self.start) % self.stride == 0 and not self.is_past(number)
+
+    def is_past(self, number: int) -> bool:
+        """Whether neither frame ``number`` nor any later one is taken."""
+        return self.max_frames is not None and number > self.start + (self.max_frames - 1) * self.stride
+
+    def count(self, total: int) -> int:
+        """How many of ``total`` frames are taken."""
+        taken = max(0, -(-(total - self.start) // self.stride))
+        return taken if self.max_frames is None else min(taken, self.max_frames)
+
+
+class Source(ABC):
+    """Something that yields frames, again from the start at every call of ``frames``.
+
+    Attributes:
+        name: as the user named it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        """The frames that ``sampling`` takes, in order, one at a time.
+
+        What cannot be read raises nothing here: an image, or a video from where it breaks, is a Failure.
+        """
+
+    @abstractmethod
+    def total(self) -> int | None:
+        """How many frames there are before sampling, as far as the source says; None when it does not.
+
+        Good for a progress bar and for nothing else: a video's header may be wrong or only give a duration.
+        """
+
+
+class VideoSource(Source):
+    """A source whose frames have times and belong into one annotated video.
+
+    Attributes:
+        time_base: the unit, in seconds, in which ``Frame.time`` is a whole number.
+        rate: average frames a second, for the encoder's rate control only; times come from the frames.
+    """
+
+    time_base: Fraction
+    rate: Fraction
+
+
+class ImageSource(Source):
+    """A source of single images, each its own result.
+
+    Attributes:
+        root: folder that the names of the results are relative to.
+    """
+
+    root: Path

@@ -1,0 +1,110 @@
+"""From what a user names to sources: an image, a folder, a glob, a video file."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from spt_deploy.errors import SourceError
+from spt_deploy.images import find_images, is_image_name, read_image
+from spt_deploy.streaming.frames import Failure, Frame, ImageSource, Sampling, Source
+from spt_deploy.streaming.video import VideoFile
+
+
+class Images(ImageSource):
+    """Image files, one after the other.
+
+    Args:
+        name: as the user named them.
+        paths: of the files, in order.
+        root: folder that the names of the results are relative to.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], root: Path) -> None:
+        super().__init__(name)
+        self.paths = paths
+        self.root = root
+
+    def total(self) -> int:
+        return len(self.paths)
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        """Each image as frame 0 of itself; a Failure in the place of one that cannot be read."""
+        for number, path in enumerate(self.paths):
+            if not sampling.takes(number):
+                continue
+            try:
+                yield Frame(str(path), 0, None, read_image(path))
+            except SourceError as error:
+                yield Failure(str(path), str(error))
+
+
+class Unreadable(Source):
+    """A file that is there and is neither an image nor a video: it fails in its turn, after the good ones before it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name)
+        self.reason = reason
+
+    def total(self) -> int:
+        return 0
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        yield Failure(self.name, self.reason)
+
+
+def open_sources(names: Sequence[str | Path]) -> list[Source]:
+    """The sources that ``names`` mean, in their order.
+
+    A folder means the images in it and in the folders below, sorted by path; a glob (``*``, ``?``, ``[...]``, ``**``
+    for folders at any depth) means its matches, sorted, the images among them being one source. What is there and
+    cannot be read becomes a source that yields a Failure, so that one bad file does not stop the others.
+
+    Raises:
+        SourceError: when a name means nothing that is there, or a folder without images.
+    """
+    sources: list[Source] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            sources.append(Images(str(name), find_images(path), path))
+        elif path.exists():
+            sources.append(_file(path))
+        elif glob.has_magic(str(name)):
+            sources += _matches(str(name))
+        else:
+            raise SourceError(f"there is no file or folder {name}; name an image, a folder, a glob or a video file")
+    return sources
+
+
+def _matches(pattern: str) -> list[Source]:
+    names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern, as users write
+    paths = [path for path in map(Path, sorted(names)) if path.is_file()]
+    if not paths:
+        raise SourceError(f"no file matches {pattern}; quote a glob, so that the shell leaves it alone")
+    images = [path for path in paths if is_image_name(path)]
+    sources: list[Source] = [_file(path) for path in paths if not is_image_name(path)]
+    if images:
+        sources.insert(0, Images(pattern, images, _root(pattern)))
+    return sources
+
+
+def _root(pattern: str) -> Path:
+    """The folder above the first wildcard."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed])
+
+
+def _file(path: Path) -> Source:
+    import cv2
+
+    if is_image_name(path):
+        return Images(str(path), [path], path.parent)
+    try:
+        return VideoFile(path)
+    except SourceError as error:
+        if cv2.haveImageReader(str(path)):  # an image under another name
+            return Images(str(path), [path], path.parent)
+        return Unreadable(str(path), str(error))

@@ -1,0 +1,170 @@
+"""Video files as frames with exact times.
+
+PyAV decodes, not ``cv2.VideoCapture``: it gives the presentation time of each frame as the file has it, tells an error
+from the end of the file, and with one kept converter it is no slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spt_deploy.errors import SourceError
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_FALLBACK_RATE = Fraction(25)  # where a file gives none; only spaces frames that have no time of their own
+_MAX_RATE = 1000  # some files claim their time base as rate, 90,000 frames a second
+_CLOCK_HAS_NO_ORIGIN = 0x0200  # AVFMT_TS_DISCONT
+# FFmpeg's demuxers that make "videos" out of text files and of single images.
+_NO_VIDEOS = ("tty", "bin", "xbin", "adf", "idf", "image2", "txd")
+_SLACK_FRAMES = 3  # a container may round its duration up; more missing than this is missing
+
+
+class VideoFile(VideoSource):
+    """A video file, opened anew by every ``frames``.
+
+    ``Frame.time`` is the file's own presentation time and strictly increasing. Only where the clock of a format has no
+    origin (MPEG-TS counts from an arbitrary moment) does it count from the first frame. Rotation metadata is obeyed.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        SourceError: when there is no video in it that FFmpeg can read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+        with _open(path) as container:
+            stream = container.streams.video[0]
+            self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
+            rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
+            self.rate = Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
+            self._end = _declared_end(container, stream, self.rate)
+            self._origin = 0
+            if int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN:
+                self._origin = stream.start_time or 0
+            self._total = stream.frames or None
+            if self._total is None and self._end is not None:
+                start = (stream.start_time or 0) * self.time_base
+                self._total = max(1, round((self._end - start) * self.rate))
+
+    def total(self) -> int | None:
+        """The container's count of frames, else its duration times its rate; None without either."""
+        return self._total
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        """The frames, one at a time; then a Failure if there was no frame, or not all of the video could be decoded."""
+        from av.video.reformatter import VideoReformatter
+
+        converter = VideoReformatter()  # one for all frames: setting up a conversion costs as much as doing it
+        clock = _Clock(self.time_base, self.rate, self._origin)
+        count = 0
+        for item in _decoded(self.path):
+            if isinstance(item, Failure):
+                yield item if count else Failure(item.source, f"{item.source} has no frame that can be decoded")
+                return
+            time = clock.time_of(item.pts)
+            if sampling.takes(count):  # the frames between are decoded, for others refer to them, but not converted
+                pixels = converter.reformat(item, format="bgr24").to_ndarray()
+                upright = np.ascontiguousarray(np.rot90(pixels, item.rotation // 90), dtype=np.uint8)
+                yield Frame(self.name, count, float(time), upright)
+            count += 1
+            if sampling.is_past(count):
+                return
+        if not count:
+            yield Failure(self.name, f"{self.name} is a video without frames")
+        elif self._end is not None and self._end - clock.end > _SLACK_FRAMES / self.rate:
+            at = f"{float(clock.end):.2f} s of {float(self._end):.2f} s"
+            yield Failure(self.name, f"{self.name} breaks off at {at}; the file is cut short or damaged")
+
+
+class _Clock:
+    """Presentation times out of presentation timestamps, made strictly increasing where a file's are not."""
+
+    def __init__(self, time_base: Fraction, rate: Fraction, origin: int) -> None:
+        self._time_base = time_base
+        self._interval = max(1, round(1 / (rate * time_base)))
+        self._origin = origin
+        self._last: int | None = None
+
+    def time_of(self, pts: int | None) -> Fraction:
+        """Of the next frame, in seconds; without a usable timestamp it follows the last one at the nominal rate."""
+        ticks = None if pts is None else pts - self._origin
+        if self._last is not None and (ticks is None or ticks <= self._last):
+            ticks = self._last + self._interval
+        self._last = ticks or 0
+        return self._last * self._time_base
+
+    @property
+    def end(self) -> Fraction:
+        """When the last frame gives way, in seconds."""
+        return ((self._last or 0) + self._interval) * self._time_base
+
+
+def _open(path: Path) -> InputContainer:
+    import av
+
+    try:
+        container = av.open(str(path.absolute()))  # FFmpeg takes the a: of a relative a:b.mp4 for a protocol
+    except (av.FFmpegError, OSError) as error:
+        raise SourceError(f"{path} is no video that FFmpeg can read: {error.strerror or error}") from error
+    name = container.format.name
+    if not container.streams.video or name in _NO_VIDEOS or name.endswith("_pipe"):
+        container.close()
+        raise SourceError(f"{path} has no video stream; expected a video file or an image")
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise SourceError(f"{path} is a video in a codec that FFmpeg cannot decode; convert it to H.264")
+    return container
+
+
+def _declared_end(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """When the video should end by its header, in seconds of its own clock; None when the header does not say."""
+    start = (stream.start_time or 0) * Fraction(stream.time_base or 0)
+    if container.format.name == "avi" and stream.frames:
+        return start + stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
+    if stream.duration:
+        return start + stream.duration * Fraction(stream.time_base or 0)
+    if container.duration and len(container.streams) == 1:  # else it may be the sound that lasts
+        return Fraction((container.start_time or 0) + container.duration, 1_000_000)
+    return None
+
+
+def _decoded(path: Path) -> Iterator[VideoFrame | Failure]:
+    """Every frame that decodes, and last of all a Failure if a packet did not."""
+    import av
+
+    broken = 0
+    reason = ""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except (av.FFmpegError, OSError) as error:  # the container itself is broken: there is no next packet
+                broken, reason = broken + 1, error.strerror or str(error)
+                break
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, OSError) as error:  # one packet is broken: decoders go on with the next
+                broken, reason = broken + 1, error.strerror or str(error)
+                continue
+            yield from frames
+    if broken:
+        packets_are = "1 packet is" if broken == 1 else f"{broken} packets are"
+        yield Failure(str(path), f"{path} is damaged: {packets_are} unreadable ({reason}); the rest was used")
