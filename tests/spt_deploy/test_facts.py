@@ -1,0 +1,50 @@
+"""Model facts survive their travel, and what is none of ours is said to be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.errors import ArtefactError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.preprocess import Preprocessing
+
+FACTS = ModelFacts(
+    model=ModelConfig(BackboneConfig.from_name("spt_t"), "detect", ("person", "dog, small", "Fußgänger")),
+    preprocessing=Preprocessing((800, 1280), "letterbox", mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0)),
+    tool_version="0.1.0",
+    checkpoint_sha256="ab" * 32,
+)
+
+
+def test_facts_survive_json_in_one_line() -> None:
+    text = FACTS.to_json()
+    assert "\n" not in text
+    assert ModelFacts.from_json(text, "x.onnx") == FACTS
+
+
+def test_facts_name_the_colour_order_for_other_readers() -> None:
+    assert FACTS.to_dict()["preprocessing"]["colour_order"] == "RGB"
+
+
+@pytest.mark.parametrize("key", ["model", "preprocessing", "tool_version", "checkpoint_sha256"])
+def test_a_missing_fact_is_an_artefact_error_that_names_the_file(key: str) -> None:
+    values = FACTS.to_dict()
+    del values[key]
+    with pytest.raises(ArtefactError, match=r"x\.onnx has a model description that cannot be read"):
+        ModelFacts.from_dict(values, "x.onnx")
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"text"', '{"model": 1}', '{"model": {"backbone": null}}'])
+def test_text_that_describes_no_model_is_an_artefact_error_that_names_the_file(text: str) -> None:
+    with pytest.raises(ArtefactError, match=r"x\.onnx has a model description"):
+        ModelFacts.from_json(text, "x.onnx")
+
+
+def test_a_value_out_of_range_is_an_artefact_error() -> None:
+    values = json.loads(FACTS.to_json())
+    values["preprocessing"]["size"] = [8, 8]
+    with pytest.raises(ArtefactError, match="8x8 is too small"):
+        ModelFacts.from_dict(values, "x.onnx")
