@@ -1,0 +1,220 @@
+"""What infer leaves behind: a line of JSON a frame, and the frames with their answers drawn on them.
+
+Every file has a temporary name until it is kept: complete, or closed early on request, but always whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from spt_deploy.atomic import atomic_path, output_error
+from spt_deploy.errors import OutputError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.postprocess import Prediction
+from spt_deploy.streaming.encoder import VideoEncoder
+from spt_deploy.streaming.frames import Frame, Image, ImageSource, Source, VideoSource
+from spt_deploy.streaming.overlay import Overlay
+
+PREDICTIONS = "predictions.jsonl"
+SUMMARY = "summary.json"
+ANNOTATED_VIDEO = "annotated.mp4"
+ANNOTATED_IMAGES = "annotated"  # a folder
+
+_JPEG_QUALITY = 92  # artefacts invisible, at half the size of 98
+
+
+class Draft:
+    """A file in the making: ``path`` until ``keep`` gives it its name or ``drop`` removes it.
+
+    Raises:
+        OutputError: when its folder cannot be made.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self._file = atomic_path(target)
+        self.path = self._file.__enter__()
+
+    def keep(self) -> None:
+        """Rename it to ``target``."""
+        self._file.__exit__(None, None, None)
+
+    def drop(self) -> None:
+        """Remove it."""
+        with suppress(_Dropped):
+            self._file.__exit__(_Dropped, _Dropped(), None)
+
+
+class _Dropped(Exception):  # noqa: N818 - no error: it tells atomic_path that the file is not wanted
+    pass
+
+
+class PredictionLog:
+    """``predictions.jsonl``: one line a frame, on the disk as soon as it is written.
+
+    Args:
+        folder: to write in; made if need be.
+
+    Raises:
+        OutputError: when the file cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._draft = Draft(folder / PREDICTIONS)
+        try:
+            # A file name need not be UTF-8; a byte that is not becomes \udc.., which JSON reads as it was.
+            self._file = self._draft.path.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise output_error(self._draft.target, error) from error
+
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        """Add the line of ``frame``.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        line = {
+            "source": frame.source,
+            "frame": frame.index,
+            "time": None if frame.time is None else round(frame.time, 6),
+            **prediction.to_dict(),
+        }
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise output_error(self._draft.target, error) from error
+
+    def keep(self) -> list[Path]:
+        """Close the file, give it its name, and say which that is."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise output_error(self._draft.target, error) from error
+        self._draft.keep()
+        return [self._draft.target]
+
+    def drop(self) -> None:
+        """Close the file and remove it."""
+        with suppress(OSError):
+            self._file.close()
+        self._draft.drop()
+
+
+class Annotations:
+    """The frames with their answers drawn on them: a video for each video, an image for each image.
+
+    One video becomes ``annotated.mp4``; of several, each becomes ``NAME.annotated.mp4``. Images keep their names and
+    subfolders, in the folder ``annotated``. A name that is taken gets ``-2`` and so on.
+
+    Args:
+        folder: to write in; made if need be.
+        sources: all that will come, which decides the names.
+        overlay: what is drawn.
+        facts: of the model.
+    """
+
+    def __init__(self, folder: Path, sources: Sequence[Source], overlay: Overlay, facts: ModelFacts) -> None:
+        self._folder = folder
+        self._overlay = overlay
+        self._facts = facts
+        self._several = sum(isinstance(source, VideoSource) for source in sources) > 1
+        self._open: dict[Source, tuple[Draft, VideoEncoder]] = {}
+        self._used: set[Path] = set()
+        self._written: list[Path] = []  # whole files that are in place
+        self._images = 0
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+        """Draw and add a frame of ``source``.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        image = self._overlay.draw(frame.image, prediction, self._facts)
+        if isinstance(source, VideoSource) and frame.time is not None:
+            if source not in self._open:
+                self._open[source] = self._begin(source)
+            self._open[source][1].write(image, frame.time)
+        elif isinstance(source, ImageSource):
+            self._write_image(self._image_path(source, frame), image)
+
+    def end(self, source: Source) -> None:
+        """No more frames of ``source`` come: its video is closed and gets its name."""
+        if source in self._open:
+            draft, encoder = self._open[source]
+            encoder.close()
+            draft.keep()
+            del self._open[source]
+            self._written.append(draft.target)
+
+    def keep(self) -> list[Path]:
+        """Close all videos, give them their names, and say what there is: videos, and the folder of images if any."""
+        for source in list(self._open):
+            self.end(source)
+        return self._written + ([self._folder / ANNOTATED_IMAGES] if self._images else [])
+
+    def drop(self) -> None:
+        """Close the videos that are open and remove them; what is whole stays."""
+        for draft, encoder in self._open.values():
+            encoder.abandon()
+            draft.drop()
+        self._open.clear()
+        with suppress(OSError):  # not there, or not empty
+            (self._folder / ANNOTATED_IMAGES).rmdir()
+
+    def _begin(self, source: VideoSource) -> tuple[Draft, VideoEncoder]:
+        if self._several:
+            target = self._unused(self._folder, Path(source.name).stem, f".{ANNOTATED_VIDEO}")
+        else:
+            target = self._folder / ANNOTATED_VIDEO
+        draft = Draft(target)
+        try:
+            return draft, VideoEncoder(draft.path, source, final=target)
+        except OutputError:
+            draft.drop()
+            raise
+
+    def _image_path(self, source: ImageSource, frame: Frame) -> Path:
+        below = Path(frame.source).relative_to(source.root)
+        inside = Path(*(part for part in below.parts if part != ".."))  # a glob may climb; what we write may not
+        return self._unused(self._folder / ANNOTATED_IMAGES / inside.parent, inside.stem, inside.suffix)
+
+    def _unused(self, folder: Path, stem: str, suffix: str) -> Path:
+        candidate, number = folder / f"{stem}{suffix}", 2
+        while candidate in self._used:
+            candidate = folder / f"{stem}-{number}{suffix}"
+            number += 1
+        self._used.add(candidate)
+        return candidate
+
+    def _write_image(self, path: Path, image: Image) -> None:
+        import cv2
+
+        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
+        try:
+            whole, data = cv2.imencode(path.suffix.lower() or ".png", image, options)
+        except cv2.error:
+            whole, data = False, None
+        if not whole or data is None:
+            raise OutputError(f"{path} cannot be encoded as {path.suffix or 'PNG'}; convert the source to PNG or JPEG")
+        # Encoded in memory and written here, for cv2.imwrite says of a full disk only that it failed.
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data.tobytes())
+        self._images += 1
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """``summary.json``, indented.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    path = folder / SUMMARY
+    with atomic_path(path) as temporary:
+        text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return path

@@ -1,0 +1,259 @@
+"""Run a model over images, folders and videos, and leave its answers in a folder."""
+
+from __future__ import annotations
+
+import glob
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spt_deploy import __version__
+from spt_deploy.errors import ResultError, SourceError, UsageError
+from spt_deploy.postprocess import Postprocessing
+from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.frames import Sampling, Source, VideoSource
+from spt_deploy.streaming.interrupt import StopRequest, stop_on_signals
+from spt_deploy.streaming.overlay import PARTS, Overlay
+from spt_deploy.streaming.pipeline import Pipeline, Progress
+from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.summary import StreamSummary
+from spt_deploy.streaming.writers import Annotations, PredictionLog, write_summary
+from spt_deploy.workflows.artefacts import RUNS, find_artefact
+
+if TYPE_CHECKING:
+    from spt_deploy.facts import ModelFacts
+
+_NAMED_FAILURES = 5  # in an error sentence; all of them are in summary.json
+
+
+@dataclass(frozen=True)
+class InferReport:
+    """What ``infer`` did.
+
+    Attributes:
+        folder: that holds the results.
+        files: the results in it.
+        model: file that was run.
+        facts: of the model.
+        runtime: that ran it; ``device`` and ``precision`` likewise.
+        batch: images in a full batch.
+        sources: as they were named.
+        summary: counts and times.
+        go_on: a sentence on how to go on; empty when everything was done.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    model: Path
+    facts: ModelFacts
+    runtime: str
+    device: str
+    precision: str
+    batch: int
+    sources: tuple[str, ...]
+    summary: StreamSummary
+    go_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the document of ``summary.json`` and of ``--json``."""
+        return {
+            "sources": list(self.sources),
+            "folder": str(self.folder),
+            "files": [str(path) for path in self.files],
+            "model": str(self.model),
+            "task": self.facts.model.task,
+            "runtime": self.runtime,
+            "device": self.device,
+            "precision": self.precision,
+            "batch": self.batch,
+            **self.summary.to_dict(),
+            "tool_version": __version__,
+        }
+
+
+class UnreadableInputs(ResultError):  # noqa: N818 - says what is the matter, as the errors it derives from do
+    """Some inputs could not be read; ``report`` tells of the others, whose results are in place."""
+
+    def __init__(self, message: str, report: InferReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def infer(
+    sources: Sequence[str | Path],
+    model: str | Path | Runner | None = None,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    batch: int = 8,
+    out: str | Path | None = None,
+    overlay: Sequence[str] = PARTS,
+    conf: float = 0.25,
+    iou: float = 0.5,
+    start: int = 0,
+    stride: int = 1,
+    max_frames: int | None = None,
+    video: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_model: Callable[[Runner, str], None] | None = None,
+) -> InferReport:
+    """Run a model over ``sources`` and write ``predictions.jsonl``, annotated videos or images, and ``summary.json``.
+
+    SIGINT and SIGTERM end it early and in order: what was read is finished, the files are closed and get their names,
+    and the report says how to go on.
+
+    Args:
+        sources: images, folders, globs and video files (`streaming.sources.open_sources`).
+        model: a checkpoint or an exported file; the newest one here or under ``runs/`` if None. Or a runner, which is
+            entered here and closed at the end.
+        runtime: see `runtimes.open_runner`; so ``device``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch: images that the model gets at once; the last batch is as large as what is left.
+        out: folder for the results, where files of the same names are replaced; ``runs/infer/NAME`` if None, under a
+            name that is not taken.
+        overlay: ``boxes`` and ``selection``, either, or none; see `streaming.overlay.Overlay`.
+        conf: least score of a detection or of a multilabel class, in [0, 1].
+        iou: boxes of one class that overlap more than this are one object, in [0, 1].
+        start: number of the first frame of each source, counted from 0; a folder's frames are its images.
+        stride: every how many-th frame from there on.
+        max_frames: at most so many of each source.
+        video: write annotated videos and images; without, the answers only, which is faster.
+        on_progress: called after every batch.
+        on_model: called once the model is open, with its runner and, when the model was not named but found, the
+            reason for the choice.
+
+    Raises:
+        UsageError: when an argument is out of range.
+        SourceError: when a source is not there, or none of them can be read; nothing is written then.
+        InputError: when the model is not there or cannot be used; nothing is written then.
+        RuntimeMissingError: when the runtime or device is not there.
+        OutputError: when a result cannot be written; files that are not whole are removed.
+        UnreadableInputs: when some inputs could not be read; the results of the others are in place.
+    """
+    if batch < 1:
+        raise UsageError(f"batch is {batch}; expected 1 or more")
+    if not sources:
+        raise UsageError("no source was named; name an image, a folder, a glob or a video file")
+    sampling = Sampling(start, stride, max_frames)
+    postprocessing = Postprocessing(conf, iou)
+    drawing = Overlay.of(overlay)
+    _quieten_ffmpeg()
+    opened = open_sources(sources)
+    with stop_on_signals() as stop:
+        runner, why = _runner(model, runtime, device)
+        with runner:
+            if on_model:
+                on_model(runner, why)
+            folder = Path(out) if out is not None else fresh_folder(opened[0].name)
+            with _Outputs(folder, opened, drawing, runner, video) as outputs:
+                pipeline = Pipeline(runner, postprocessing, outputs.log, outputs.annotations, batch, on_progress)
+                summary = pipeline.run(opened, sampling, stop)
+                if not summary.inferred and not stop.made:
+                    raise _nothing_read(summary, sampling)
+                files = outputs.keep()
+            report = InferReport(
+                folder=folder,
+                files=tuple(files),
+                model=runner.path,
+                facts=runner.facts,
+                runtime=runner.runtime,
+                device=runner.device,
+                precision=runner.precision,
+                batch=batch,
+                sources=tuple(str(source) for source in sources),
+                summary=summary,
+                go_on=_go_on(opened, summary, stop, sampling, folder),
+            )
+            write_summary(folder, report.to_dict())
+    if summary.failures:
+        raise UnreadableInputs(_unreadable(summary, folder), report)
+    return report
+
+
+class _Outputs:
+    """The writers of a run: kept together, or dropped together with the folder when it was made for them."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source], overlay: Overlay, runner: Runner, video: bool) -> None:
+        self._folder = folder
+        self._made = not folder.exists()
+        self.log = PredictionLog(folder)
+        self.annotations = Annotations(folder, sources, overlay, runner.facts) if video else None
+        self._kept = False
+
+    def __enter__(self) -> _Outputs:
+        return self
+
+    def keep(self) -> list[Path]:
+        videos_and_images = self.annotations.keep() if self.annotations else []
+        files = self.log.keep() + videos_and_images
+        self._kept = True
+        return files
+
+    def __exit__(self, *error: object) -> None:
+        if self._kept:
+            return
+        if self.annotations:
+            self.annotations.drop()
+        self.log.drop()
+        if self._made:
+            with suppress(OSError):  # not empty: images that were written are whole, and stay
+                self._folder.rmdir()
+
+
+def fresh_folder(source: str) -> Path:
+    """``runs/infer/NAME`` after a source, or ``NAME-2`` and so on where that is taken."""
+    path = Path(source)
+    fixed = [part for part in path.parts if not glob.has_magic(part)] if not path.exists() else list(path.parts)
+    name = Path(fixed[-1]).stem if fixed else ""
+    base = RUNS / "infer" / (name.strip("./") or "images")
+    folder, number = base, 2
+    while folder.exists():
+        folder = base.with_name(f"{base.name}-{number}")
+        number += 1
+    return folder
+
+
+def _runner(model: str | Path | Runner | None, runtime: str, device: str) -> tuple[Runner, str]:
+    if isinstance(model, Runner):
+        return model, ""
+    found = find_artefact(None if model is None else Path(model), ("onnx", "checkpoint"))
+    return open_runner(found.path, runtime, device), found.why
+
+
+def _quieten_ffmpeg() -> None:
+    """What FFmpeg and x264 print on stderr by themselves is for their developers; errors come as exceptions anyway."""
+    import av.logging
+
+    av.logging.set_libav_level(av.logging.PANIC)
+
+
+def _nothing_read(summary: StreamSummary, sampling: Sampling) -> SourceError:
+    if not summary.failures:
+        return SourceError(f"no source has a frame {sampling.start}; start lower")
+    first, more = summary.failures[0].reason, len(summary.failures) - 1
+    return SourceError(first + (f" (nor can {more} more be used)" if more else ""))
+
+
+def _unreadable(summary: StreamSummary, folder: Path) -> str:
+    count = len(summary.failures)
+    reasons = "; ".join(failure.reason for failure in summary.failures[:_NAMED_FAILURES])
+    more = f"; and {count - _NAMED_FAILURES} more" if count > _NAMED_FAILURES else ""
+    return f"{count} input{'s' if count > 1 else ''} could not be read: {reasons}{more}; the rest is in {folder}"
+
+
+def _go_on(
+    sources: Sequence[Source], summary: StreamSummary, stop: StopRequest, sampling: Sampling, folder: Path
+) -> str:
+    if stop.signal_number is None:
+        return ""
+    name = signal.Signals(stop.signal_number).name
+    if summary.last is None:
+        return f"stopped by {name} before the first frame; run the command again"
+    source, index = summary.last
+    done = f"stopped by {name} after frame {index} of {source}; the files in {folder} are whole up to there"
+    if len(sources) == 1 and isinstance(sources[0], VideoSource):
+        return f"{done}; go on with --start {index + sampling.stride} and another --out"
+    return f"{done}; go on with the inputs that come after it"

@@ -1,0 +1,99 @@
+"""What the tests of streams share: a runner that computes something simple from the pixels, and videos to feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.config import BackboneConfig, ModelConfig, Task
+from spt_deploy.facts import ModelFacts
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes.base import Arrays, Runner
+
+COLOURS = ("red", "green", "blue")
+
+
+def facts_of(task: Task = "classify", size: tuple[int, int] = (64, 64), names: tuple[str, ...] = COLOURS) -> ModelFacts:
+    """Of a model that need not exist."""
+    model = ModelConfig(backbone=BackboneConfig.from_name("spt_micro"), task=task, class_names=names)
+    return ModelFacts(model=model, preprocessing=Preprocessing.for_task(task, size), tool_version="0")
+
+
+class ColourRunner(Runner):
+    """The mean of each colour as logits, the bright tokens as selection; as a detector, one box about the bright tokens.
+
+    It counts the images of each batch in ``batches``.
+    """
+
+    runtime: ClassVar[str] = "test"
+
+    def __init__(self, facts: ModelFacts | None = None) -> None:
+        super().__init__(Path("colour.model"), facts or facts_of())
+        self.batches: list[int] = []
+
+    def _open(self) -> None:
+        pass
+
+    def _close(self) -> None:
+        pass
+
+    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        self.batches.append(len(images))
+        b, _, height, width = images.shape
+        tokens = images.mean(axis=1).reshape(b, height // 16, 16, width // 16, 16).mean(axis=(2, 4))
+        bright = tokens > tokens.mean(axis=(1, 2), keepdims=True)
+        selection = (bright + (tokens > 0.5)).astype(np.float32) / 2
+        out: Arrays = {
+            "selection": selection,
+            "select_ratio": np.stack([bright.mean(axis=(1, 2)), tokens.mean(axis=(1, 2)) > 0], 1).astype(np.float32),
+        }
+        if self.facts.model.task != "detect":
+            return out | {"logits": images.mean(axis=(2, 3))}
+        boxes = np.zeros((b, 3, 4), dtype=np.float32)
+        for row, mask in enumerate(bright):
+            ys, xs = np.nonzero(mask) if mask.any() else (np.array([0]), np.array([0]))
+            boxes[row] = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * 16
+            boxes[row, 1] += 1  # all but the same box: NMS takes it away
+        scores = np.tile(np.array([0.9, 0.8, 0.6], np.float32), (b, 1))
+        return out | {"boxes": boxes, "scores": scores, "labels": np.tile(np.array([0, 0, 1]), (b, 1))}
+
+
+def picture(number: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:
+    """H x W x 3 uint8 BGR: a ground whose grey says the number, with a bright square."""
+    image = np.full((height, width, 3), 16 + number * 3 % 160, dtype=np.uint8)
+    image[height // 4 : height // 2, width // 4 : width // 2] = (60, 90, 250)
+    return image
+
+
+def write_video(
+    path: Path,
+    ticks: Iterable[int],
+    time_base: Fraction = Fraction(1, 1000),
+    size: tuple[int, int] = (48, 64),
+    codec: str = "libx264",
+    **options: Any,
+) -> Path:
+    """A video whose frame ``i`` shows ``picture(i)`` at the ``i``-th of ``ticks``."""
+    with av.open(str(path), "w", options={key: str(value) for key, value in options.items()}) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = time_base
+        for number, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="bgr24")
+            frame.pts, frame.time_base = tick, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def read_times(path: Path) -> list[float]:
+    """The presentation time of every frame, in seconds."""
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
