@@ -100,7 +100,7 @@ def _name_batch(proto: onnx.ModelProto) -> None:
 
 
 def _forget_slot_counts(proto: onnx.ModelProto) -> None:
-    """Drop the shapes recorded inside the graph: the trace calls S the upper bound B*N, the functions make it smaller."""
+    """Drop the shapes recorded inside the graph: the trace takes S for its bound B*N."""
     del proto.graph.value_info[:]
 
 

@@ -9,7 +9,6 @@ onnxscript compiles the bodies from their source, so they hold tensors and opera
 
 from __future__ import annotations
 
-
 import onnx
 from onnx import FunctionProto, TensorProto
 from onnxscript import script

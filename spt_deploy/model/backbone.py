@@ -57,7 +57,7 @@ class BackboneOutput:
 
     @property
     def selection(self) -> Tensor:
-        """Share of SPA blocks that kept each token of stage 3, B x H/16 x W/16 float32; other stages are scaled to it."""
+        """Share of SPA blocks that kept each token of stage 3, B x H/16 x W/16 float32; others are scaled to it."""
         height, width = self.tokens[2].shape[1:3]
         total = torch.zeros_like(self.tokens[2][..., 0], dtype=torch.float32)
         for stage in sorted(set(self.spa_stages)):

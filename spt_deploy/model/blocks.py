@@ -110,7 +110,8 @@ class SwinBlock(nn.Module):
         """``x`` B x H x W x C; the same shape out."""
         shift = effective_shift(x.shape[1], x.shape[2], self.attn.window, self.shift)
         x = x + self.drop_path(self.attn(self.norm1(x), shift))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
 
 def gate_layer(width: int, bias: float) -> nn.Linear:
@@ -176,7 +177,7 @@ class SpaBlock(nn.Module):
         if self.training and forced is None and self.config.selector == "threshold":
             selection = selection + _logistic_noise(selection)
             soft = selection.sigmoid()
-            gate = gate * (1 + soft - soft.detach())  # hard mask forward, soft one backward
+            gate = gate * (1 + (soft - soft.detach()))  # hard mask forward (exactly 1), soft one backward
         if forced is not None or self.config.selector == "topk":
             threshold = torch.zeros_like(threshold)
         shift = effective_shift(height, width, self.config.window, self.shift)
@@ -210,7 +211,8 @@ class SpaBlock(nn.Module):
             return forced.float() * 2 - 1
         if self.config.selector == "threshold":
             return logits
-        count = max(1, math.ceil(self.config.keep_ratio * logits.shape[1]))
+        # Rounded first: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
+        count = max(1, math.ceil(round(self.config.keep_ratio * logits.shape[1], 6)))
         best = logits.topk(count, dim=1).indices
         return torch.full_like(logits, -1.0).scatter(1, best, 1.0)
 

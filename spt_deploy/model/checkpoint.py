@@ -59,7 +59,9 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(path: Path, model: SptModel, preprocessing: Preprocessing, training: dict[str, Any] | None = None) -> None:
+def save_checkpoint(
+    path: Path, model: SptModel, preprocessing: Preprocessing, training: dict[str, Any] | None = None
+) -> None:
     """Write ``path`` (``.pt`` or ``.safetensors``; only ``.pt`` keeps ``training``), whole or not at all.
 
     Raises:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class _Tower(nn.Sequential):
 
 
 class DetectHead(nn.Module):
-    """FPN and towers shared by all levels; scores by class, boxes as distances from each point (FCOS, arXiv 1904.01355)."""
+    """FPN and towers shared by all levels; class scores and distances to the box sides (FCOS, arXiv 1904.01355)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,10 +80,10 @@ class DetectHead(nn.Module):
         self.class_conv = nn.Conv2d(width, self.classes, 3, padding=1)
         self.box_conv = nn.Conv2d(width, 4, 3, padding=1)
         self.box_scale = nn.Parameter(torch.ones(len(DETECT_STAGES)))
-        nn.init.normal_(self.class_conv.weight, std=0.01)
-        nn.init.constant_(self.class_conv.bias, -torch.logit(torch.tensor(1 - PRIOR_SCORE)).item())
-        nn.init.normal_(self.box_conv.weight, std=0.01)
-        nn.init.constant_(self.box_conv.bias, 1.0)
+        for conv, bias in ((self.class_conv, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE))), (self.box_conv, 1.0)):
+            nn.init.normal_(conv.weight, std=0.01)
+            if conv.bias is not None:
+                nn.init.constant_(conv.bias, bias)
 
     def maps(self, tokens: tuple[Tensor, ...]) -> DetectMaps:
         """Raw predictions of every point, for the loss; ``tokens`` of the four stages, each B x h x w x C."""

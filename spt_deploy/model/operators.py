@@ -11,6 +11,8 @@ Signatures, shapes and dtypes are those of `reference.py`. On a GPU, S is the up
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ DOMAIN = "spt"
 OPSET_VERSION = 1
 
 # TensorRT's parser looks for a plugin of this namespace and version before it looks at the file's functions.
-PLUGIN_ATTRIBUTES: dict[str, str] = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET_VERSION)}
+PLUGIN_ATTRIBUTES: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET_VERSION)}
 
 
 @torch.library.custom_op("spt::select_tokens", mutates_args=())
@@ -31,9 +33,10 @@ def _select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Te
 @_select_tokens.register_fake
 def _(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     kept = torch.library.get_ctx().new_dynamic_size()
-    index = {"dtype": torch.int64}
-    return logits.new_empty(kept, **index), logits.new_empty(logits.shape, **index), logits.new_empty(
-        logits.shape[0] + 1, **index
+    return (
+        logits.new_empty(kept, dtype=torch.int64),
+        logits.new_empty(logits.shape, dtype=torch.int64),
+        logits.new_empty(logits.shape[0] + 1, dtype=torch.int64),
     )
 
 

@@ -36,7 +36,7 @@ def _window_order(height: int, width: int, window: int, shift: int) -> npt.NDArr
 def _relative_position_index(window: int) -> npt.NDArray[np.int64]:
     y, x = np.divmod(np.arange(window * window), window)
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
-    return ((dy + window - 1) * (2 * window - 1) + dx + window - 1).astype(np.int64)
+    return np.asarray((dy + window - 1) * (2 * window - 1) + dx + window - 1, dtype=np.int64)
 
 
 @lru_cache(maxsize=64)

@@ -145,7 +145,7 @@ def packed_attention(
     packed = packed.permute(2, 3, 0, 1, 4)  # 3 x heads x K x L x d
     q, k, v = packed.unbind(0)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
-    out = scores.softmax(-1).to(v.dtype) @ v
+    out: Tensor = scores.softmax(-1).to(v.dtype) @ v
     return out.permute(1, 2, 0, 3).reshape(-1, channels).index_select(0, places)
 
 

@@ -78,7 +78,7 @@ class Runner(ABC):
         height, width = self.facts.preprocessing.size
         if images.ndim != 4 or images.shape[0] < 1 or images.shape[1:] != (3, height, width):
             raise InputError(
-                f"images have shape {tuple(images.shape)}; {self.path.name} takes B x 3 x {height} x {width} with B >= 1"
+                f"images have shape {tuple(images.shape)}; {self.path.name} takes B x 3 x {height} x {width}, B >= 1"
             )
         if images.dtype != np.float32:
             raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")

@@ -36,10 +36,10 @@ def compile_model(proto: onnx.ModelProto, where: str) -> Any:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
 
 
-def run_compiled(compiled: Any, feeds: Arrays) -> Arrays:
-    """Run a compiled model on named arrays; the outputs by name, copied out of OpenVINO's buffers."""
+def run_compiled(compiled: Any, feeds: Arrays, names: list[str]) -> Arrays:
+    """Run a compiled model on named arrays; the outputs of these names, copied out of OpenVINO's buffers."""
     results = compiled(feeds)
-    return {port.get_any_name(): np.array(results[port]) for port in compiled.outputs}
+    return {name: np.array(results[name]) for name in names}
 
 
 class OpenVinoRunner(Runner):
@@ -58,7 +58,7 @@ class OpenVinoRunner(Runner):
         self._compiled = compile_model(self._proto, self.path.name)
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return run_compiled(self._compiled, {"images": images})
+        return run_compiled(self._compiled, {"images": images}, [output.name for output in self._proto.graph.output])
 
     def _close(self) -> None:
         self._compiled = None

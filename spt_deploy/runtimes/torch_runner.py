@@ -10,17 +10,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spt_deploy.config import Packing
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.runtimes.base import Arrays, Runner
 
 
-def deployed_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint with per-image packing, as a deployed model has it: an image's answer is its own."""
+def deployed_checkpoint(
+    path: Path, packing: Packing = "per-image", image_size: tuple[int, int] | None = None
+) -> Checkpoint:
+    """A checkpoint as it is deployed.
+
+    Args:
+        path: of the checkpoint.
+        packing: takes the place of the one it was trained with; ``per-image`` makes an image's answer its own.
+        image_size: (height, width) in pixels, takes the place of the one it was trained at; None keeps that.
+
+    Raises:
+        ArtefactError: see ``load_checkpoint``.
+    """
     checkpoint = load_checkpoint(path)
-    backbone = replace(checkpoint.facts.model.backbone, packing="per-image")
-    facts = replace(checkpoint.facts, model=replace(checkpoint.facts.model, backbone=backbone))
+    facts = checkpoint.facts
+    backbone = replace(facts.model.backbone, packing=packing)
+    preprocessing = replace(facts.preprocessing, size=image_size or facts.preprocessing.size)
+    facts = replace(facts, model=replace(facts.model, backbone=backbone), preprocessing=preprocessing)
     return replace(checkpoint, facts=facts)
 
 
@@ -34,18 +48,24 @@ def torch_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeMissingError("PyTorch sees no CUDA device here; use --device cpu, or install a CUDA build of torch")
+        raise RuntimeMissingError("PyTorch sees no CUDA device; use --device cpu, or install a CUDA build of torch")
     return device
 
 
 class TorchRunner(Runner):
-    """Runs a checkpoint with PyTorch in float32."""
+    """Runs a checkpoint with PyTorch in float32; arguments as for ``deployed_checkpoint``."""
 
     runtime: ClassVar[str] = "torch"
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        packing: Packing = "per-image",
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
         self._device = torch_device(device)
-        self._checkpoint = deployed_checkpoint(path)
+        self._checkpoint = deployed_checkpoint(path, packing, image_size)
         self._model: SptModel | None = None
         super().__init__(path, self._checkpoint.facts, self._device.type)
 

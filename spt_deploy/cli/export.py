@@ -1,0 +1,69 @@
+"""``spt-deploy export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from spt_deploy.cli.options import FILE, image_size_option, json_option
+
+
+@click.command("export")
+@click.argument("checkpoint", type=FILE, required=False)
+@click.option("-o", "--output", type=FILE, help="File to write.  [default: beside the checkpoint, as .onnx]")
+@image_size_option
+@click.option(
+    "--packing",
+    type=click.Choice(["per-image", "batch"]),
+    default="per-image",
+    show_default=True,
+    help="per-image: an answer never depends on the rest of the batch; batch: no slot is wasted.",
+)
+@click.option(
+    "--selection",
+    type=click.Choice(["summary", "all", "none"]),
+    default="summary",
+    show_default=True,
+    help="Outputs about the selection: ratios and map; every block's mask too; or none.",
+)
+@json_option
+def command(
+    checkpoint: Path | None,
+    output: Path | None,
+    imgsz: tuple[int, int] | None,
+    packing: str,
+    selection: str,
+    as_json: bool,
+) -> None:
+    """Write CHECKPOINT as one ONNX file for every runtime, and prove it equal.
+
+    The file runs in ONNX Runtime, OpenVINO and TensorRT; its batch is free, its image size fixed. It is checked
+    before it gets its name: on random images, on flat ones, keeping nothing and keeping everything.
+
+    \b
+    spt-deploy export runs/demo/best.pt
+    spt-deploy export ckpt.pt -o model.onnx --imgsz 800x1280
+    """
+    from spt_deploy.cli.console import status
+    from spt_deploy.workflows.export import export
+
+    report = export(
+        checkpoint,
+        output,
+        image_size=imgsz,
+        packing=packing,  # type: ignore[arg-type]
+        selection=selection,  # type: ignore[arg-type]
+        status=status,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    click.echo(f"{report.path}  {report.size_mb:.1f} MB, exported in {report.seconds:.1f} s")
+    for kind, shapes in (("in", report.inputs), ("out", report.outputs)):
+        for name, shape in shapes.items():
+            click.echo(f"  {kind:3} {name:14} {' x '.join(str(side) for side in shape)}")
+    if report.parity is not None:
+        worst = max(d.max_absolute for d in report.parity.differences.values())
+        click.echo(f"equal to PyTorch on {len(report.parity.cases)} cases, largest difference {worst:.1e}")

@@ -1,0 +1,123 @@
+"""``spt-deploy validate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spt_deploy.cli.options import FILE, json_option
+
+if TYPE_CHECKING:
+    from spt_deploy.parity.checks import PairReport
+    from spt_deploy.workflows.validate import ValidateReport
+
+
+@click.command("validate")
+@click.argument("artefacts", type=FILE, nargs=-1)
+@click.option("--data", type=FILE, help="Folder of images to compare on too, through the model's own preprocessing.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    multiple=True,
+    help="Only this runtime for ONNX files; may be repeated.  [default: all that are installed]",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Images of --data to use.")
+@json_option
+def command(
+    artefacts: tuple[Path, ...],
+    data: Path | None,
+    runtimes: tuple[str, ...],
+    device: str,
+    max_images: int,
+    as_json: bool,
+) -> None:
+    """Prove that ARTEFACTS say the same in every runtime; the first is the reference.
+
+    Inputs are random images, flat ones, selections forced to nothing and to everything, and those of --data. A token
+    whose score lies on the threshold may fall on either side in two runtimes: that is told apart from an error by
+    comparing once more with the selection forced equal. Exit code 1 when something differs.
+
+    \b
+    spt-deploy validate runs/demo/best.pt runs/demo/best.onnx --data data/demo/val
+    """
+    from spt_deploy.cli.console import status
+    from spt_deploy.errors import ResultError
+    from spt_deploy.workflows.validate import validate
+
+    report = validate(artefacts, data=data, runtimes=runtimes, device=device, max_images=max_images, status=status)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print(report)
+    if not report.passed:
+        bad = [pair.candidate for pair in report.pairs if not pair.passed]
+        bad += [f"{check.artefact} (depends on its batch)" for check in report.independence if not check.passed]
+        raise ResultError(f"parity failed for {', '.join(bad)}; the table above says where")
+
+
+def _print(report: ValidateReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False)
+    for pair in report.pairs:
+        out.print(f"\n[bold]{pair.candidate}[/] against {pair.reference}", soft_wrap=True)
+        table = Table("output", "max abs", "mean abs", "max rel", "NaN/Inf", "own selection: max abs", "")
+        for name, found in pair.differences.items():
+            free = pair.free_differences.get(name)
+            table.add_row(
+                name,
+                f"{found.max_absolute:.1e}",
+                f"{found.mean_absolute:.1e}",
+                f"{found.max_relative:.1e}",
+                str(found.not_finite),
+                f"{free.max_absolute:.1e}" if free else "",
+                _mark(found.passed),
+            )
+        out.print(table)
+        if pair.blocks:
+            out.print(_selection_table(pair))
+        for case in pair.cases:
+            if case.verdict != "equal":
+                out.print(f"  {_mark(case.passed)} {case.name}: {case.verdict}", soft_wrap=True)
+        out.print(
+            f"{_mark(pair.passed)} {len(pair.cases)} cases, {sum(case.images for case in pair.cases)} images; "
+            f"{_agreement(pair)}",
+            soft_wrap=True,
+        )
+    out.print("\n[bold]Batch independence[/]: an image alone, among others, in another order")
+    for check in report.independence:
+        worst = max(d.max_absolute for d in check.differences.values())
+        promise = "" if check.promised else " (not promised: batch packing)"
+        out.print(f"{_mark(check.passed)} {check.artefact}: max abs {worst:.1e}{promise}", soft_wrap=True)
+
+
+def _selection_table(pair: PairReport) -> object:
+    from rich.table import Table
+
+    table = Table("SPA block", "kept", "overlap", "flipped", "max margin", "max score error")
+    for block in pair.blocks:
+        table.add_row(
+            block.block,
+            f"{block.select_ratio:.1%}",
+            f"{block.overlap:.4%}",
+            f"{block.flips} of {block.tokens}",
+            f"{block.max_margin:.1e}" if block.flips else "",
+            f"{block.max_score_error:.1e}",
+        )
+    return table
+
+
+def _agreement(pair: PairReport) -> str:
+    from spt_deploy.parity.checks import AGREEMENT
+
+    return f"{AGREEMENT[pair.task]} {pair.agreement:.2%}"
+
+
+def _mark(passed: bool) -> str:
+    return "[green]ok[/]" if passed else "[red]FAILED[/]"

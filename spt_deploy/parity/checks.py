@@ -1,0 +1,243 @@
+"""The checks themselves: one candidate against the reference on all cases, and batch independence of one artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import InputError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.parity.compare import Comparison, Difference, compare_outputs
+from spt_deploy.parity.inputs import Case
+from spt_deploy.parity.probe import Probe, open_probe
+from spt_deploy.parity.selection import BlockSelection, compare_selection, kept_of
+from spt_deploy.parity.tolerances import Tolerance, tolerance_for
+from spt_deploy.runtimes.base import Arrays, Runner
+
+AGREEMENT = {"classify": "same top class", "multilabel": "same top label", "detect": "matched detections"}
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case, candidate against reference.
+
+    Attributes:
+        name: of the case.
+        images: in the batch.
+        free: each with its own selection; None where the case forces one.
+        forced: the candidate under the reference's selection; None where the model has no SPA block.
+        blocks: selection of each SPA block; empty where it is forced or there is none.
+        passed: see ``verdict``.
+        verdict: why, in a few words.
+    """
+
+    name: str
+    images: int
+    free: Comparison | None
+    forced: Comparison | None
+    blocks: tuple[BlockSelection, ...]
+    passed: bool
+    verdict: str
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """One candidate against the reference.
+
+    Attributes:
+        reference: artefact and runtime.
+        candidate: artefact and runtime.
+        tolerance: what was allowed.
+        task: of both.
+        cases: in the order they ran.
+    """
+
+    reference: str
+    candidate: str
+    tolerance: Tolerance
+    task: str
+    cases: tuple[CaseResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every case passed."""
+        return all(case.passed for case in self.cases)
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """The worst difference of each output: where the selection could be forced equal, with it forced."""
+        comparisons = [case.forced or case.free for case in self.cases]
+        names = [name for c in comparisons[:1] if c for name in c.differences]
+        return {n: Difference.worst([c.differences[n] for c in comparisons if c]) for n in names}
+
+    @property
+    def free_differences(self) -> dict[str, Difference]:
+        """The worst difference of each output with each side's own selection."""
+        comparisons = [case.free for case in self.cases if case.free]
+        names = [name for c in comparisons[:1] for name in c.differences]
+        return {n: Difference.worst([c.differences[n] for c in comparisons]) for n in names}
+
+    @property
+    def blocks(self) -> tuple[BlockSelection, ...]:
+        """Each SPA block over all cases that select by themselves."""
+        selecting = [case.blocks for case in self.cases if case.blocks]
+        return tuple(BlockSelection.total(list(same)) for same in zip(*selecting, strict=True))
+
+    @property
+    def agreement(self) -> float:
+        """Share of what users see that is the same on both sides, each with its own selection."""
+        free = [case.free for case in self.cases if case.free]
+        counted = sum(c.counted for c in free)
+        return sum(c.agreed for c in free) / counted if counted else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "passed": self.passed,
+            "tolerance": self.tolerance._asdict(),
+            "agreement": {"of": AGREEMENT[self.task], "share": self.agreement},
+            "outputs": {name: d.to_dict() for name, d in self.differences.items()},
+            "outputs_with_own_selection": {name: d.to_dict() for name, d in self.free_differences.items()},
+            "selection": [block.to_dict() for block in self.blocks],
+            "cases": [
+                {"name": c.name, "images": c.images, "passed": c.passed, "verdict": c.verdict} for c in self.cases
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class IndependenceReport:
+    """Whether an image's answer depends on the images beside it.
+
+    Attributes:
+        artefact: artefact and runtime.
+        differences: by output name, the worst of an image in company against the same image alone.
+        promised: per-image packing promises independence; batch packing lets container boundaries move.
+    """
+
+    artefact: str
+    differences: dict[str, Difference]
+    promised: bool
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerance, or not promised."""
+        return not self.promised or all(d.passed for d in self.differences.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "artefact": self.artefact,
+            "passed": self.passed,
+            "promised": self.promised,
+            "outputs": {name: d.to_dict() for name, d in self.differences.items()},
+        }
+
+
+def label_of(runner: Runner) -> str:
+    """Artefact and runtime, for tables."""
+    return f"{runner.path.name} ({runner.name})"
+
+
+def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str) -> None:
+    """Whether two artefacts can be compared at all; ``where`` names the candidate.
+
+    Raises:
+        InputError: when task, classes, backbone or input differ.
+    """
+    pairs = {
+        "task": (reference.model.task, candidate.model.task),
+        "classes": (", ".join(reference.model.class_names), ", ".join(candidate.model.class_names)),
+        "model": (reference.model.backbone.name, candidate.model.backbone.name),
+        "packing": (reference.model.backbone.packing, candidate.model.backbone.packing),
+        "preprocessing": (str(reference.preprocessing), str(candidate.preprocessing)),
+    }
+    for what, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise InputError(
+                f"{where} has another {what} than the reference ({theirs} against {ours}); "
+                "compare artefacts that were made from one checkpoint at one size"
+            )
+
+
+def compare_runners(
+    reference: Runner,
+    candidate: Runner,
+    cases: Iterable[Case],
+    on_case: Callable[[CaseResult], None] = lambda result: None,
+) -> PairReport:
+    """Compare two open runners on all cases; ``on_case`` hears of each as it is done.
+
+    Raises:
+        InputError: when they are not the same model.
+    """
+    check_same_model(reference.facts, candidate.facts, label_of(candidate))
+    tolerance = tolerance_for(reference.precision, candidate.precision)
+    selects = bool(reference.facts.model.backbone.spa_blocks)
+    probes = (open_probe(reference), open_probe(candidate)) if selects else None
+    results = []
+    for case in cases:
+        if probes is None and case.force is not None:
+            continue  # there is nothing to force
+        result = _run_case(case, reference, candidate, probes, tolerance)
+        on_case(result)
+        results.append(result)
+    return PairReport(label_of(reference), label_of(candidate), tolerance, reference.facts.model.task, tuple(results))
+
+
+def _run_case(
+    case: Case, reference: Runner, candidate: Runner, probes: tuple[Probe, Probe] | None, tolerance: Tolerance
+) -> CaseResult:
+    backbone = reference.facts.model.backbone
+    count = len(case.images)
+    if probes is not None and case.force is not None:
+        sizes = [score.shape for score in probes[0].run(case.images[:1]).scores]
+        masks = [np.full((count, shape[1]), case.force == "keep") for shape in sizes]
+        ours, theirs = (probe.run(case.images, masks).outputs for probe in probes)
+        forced = compare_outputs(ours, theirs, tolerance)
+        return CaseResult(case.name, count, None, forced, (), forced.passed, _verdict(forced.passed, 0, True))
+
+    free = compare_outputs(reference.infer(case.images), candidate.infer(case.images), tolerance)
+    if probes is None:
+        return CaseResult(case.name, count, free, None, (), free.passed, _verdict(free.passed, 0, True))
+    seen = probes[0].run(case.images)
+    held = probes[1].run(case.images, [kept_of(score, backbone) for score in seen.scores])
+    forced = compare_outputs(seen.outputs, held.outputs, tolerance)
+    blocks = tuple(compare_selection(seen.scores, held.scores, backbone))
+    flips = sum(block.flips for block in blocks)
+    scores_agree = all(block.max_score_error <= tolerance.score for block in blocks)
+    passed = forced.passed and scores_agree and (free.passed or flips > 0)
+    return CaseResult(case.name, count, free, forced, blocks, passed, _verdict(passed, flips, scores_agree))
+
+
+def _verdict(passed: bool, flips: int, scores_agree: bool) -> str:
+    if passed:
+        return f"equal but for {flips} borderline token{'s' * (flips != 1)}" if flips else "equal"
+    return "outputs differ" if scores_agree else "selection scores differ"
+
+
+def batch_independence(runner: Runner, images: npt.NDArray[np.float32]) -> IndependenceReport:
+    """The same images alone, together, and together in reverse order.
+
+    Args:
+        runner: open.
+        images: B x 3 x H x W float32, at least two different ones.
+    """
+    tolerance = tolerance_for(runner.precision)
+    alone: list[Arrays] = [runner.infer(images[i : i + 1]) for i in range(len(images))]
+    together = runner.infer(images)
+    backwards = runner.infer(np.ascontiguousarray(images[::-1]))
+    worst: dict[str, list[Difference]] = {}
+    for i, single in enumerate(alone):
+        for batch, at in ((together, i), (backwards, len(images) - 1 - i)):
+            companion = {name: value[at : at + 1] for name, value in batch.items()}
+            for name, found in compare_outputs(single, companion, tolerance).differences.items():
+                worst.setdefault(name, []).append(found)
+    promised = runner.facts.model.backbone.packing == "per-image" or not runner.facts.model.backbone.spa_blocks
+    return IndependenceReport(label_of(runner), {n: Difference.worst(d) for n, d in worst.items()}, promised)

@@ -1,0 +1,82 @@
+"""What artefacts are compared on: random batches, edge cases, and the user's own images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import InputError
+from spt_deploy.preprocess import Preprocessing
+
+BATCHES = (1, 2, 5)  # one; the exporter's example; one that no power of two divides
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Case(NamedTuple):
+    """A batch with a name.
+
+    Attributes:
+        name: for tables.
+        images: B x 3 x H x W float32, normalised.
+        force: ``None``, or ``keep`` / ``drop``: every SPA block keeps all tokens, or none.
+    """
+
+    name: str
+    images: npt.NDArray[np.float32]
+    force: str | None = None
+
+
+def generated_cases(size: tuple[int, int], seed: int = 0) -> list[Case]:
+    """Random batches of 1, 2 and 5, flat images, and batches whose selection is forced to all and to nothing.
+
+    Args:
+        size: height and width of the input in pixels.
+        seed: of the random images.
+    """
+    random = np.random.default_rng(seed)
+    height, width = size
+    cases = [Case(f"random x{b}", random.standard_normal((b, 3, height, width), dtype=np.float32)) for b in BATCHES]
+    flat = np.stack([np.full((3, height, width), value, dtype=np.float32) for value in (0.0, -2.0, 2.5)])
+    cases.append(Case("grey, black, white", flat))
+    spot = np.zeros((1, 3, height, width), dtype=np.float32)
+    spot[:, :, height // 2 : height // 2 + 8, width // 2 : width // 2 + 8] = 2.5
+    cases.append(Case("one bright spot", spot))
+    for b in BATCHES:
+        cases.append(Case(f"keeps nothing x{b}", cases[BATCHES.index(b)].images, "drop"))
+        cases.append(Case(f"keeps everything x{b}", cases[BATCHES.index(b)].images, "keep"))
+    return cases
+
+
+def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: int) -> Iterator[Case]:
+    """Images of a folder and its subfolders through the real preprocessing, batch by batch.
+
+    Args:
+        folder: searched for images by suffix, in sorted order.
+        preprocessing: of the model.
+        limit: at most this many images, evenly spread over the folder.
+        batch: images a case; the last case may have fewer.
+
+    Raises:
+        InputError: when there is no such folder, no image in it, or one cannot be read.
+    """
+    import cv2
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give a folder of images with --data")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"folder {folder} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    if len(files) > limit:
+        files = [files[i * len(files) // limit] for i in range(limit)]
+    for start in range(0, len(files), batch):
+        images = []
+        for file in files[start : start + batch]:
+            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+            if image is None:
+                raise InputError(f"image {file} cannot be read; remove it or give another folder")
+            images.append(preprocessing.apply(np.asarray(image, dtype=np.uint8)))
+        yield Case(f"images {start + 1}-{start + len(images)}", np.stack(images))

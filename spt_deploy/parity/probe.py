@@ -1,0 +1,126 @@
+"""Run an artefact with its selection in view: scores of every SPA block out, masks to force in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spt_deploy.errors import UsageError
+from spt_deploy.parity.instrument import DROP, FREE, KEEP, BlockPorts, instrument
+from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.runtimes.onnx_file import load_onnx
+from spt_deploy.runtimes.torch_runner import TorchRunner
+
+Masks = Sequence[npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One batch through one artefact.
+
+    Attributes:
+        outputs: by name, as a runner gives them.
+        scores: of each SPA block in order, B x N float32: logits where a threshold selects, gates in (0, 1) where a
+            ranking does.
+    """
+
+    outputs: Arrays
+    scores: tuple[npt.NDArray[np.float32], ...]
+
+
+class Probe(ABC):
+    """An artefact in one runtime, opened for inspection."""
+
+    @abstractmethod
+    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+        """Run a batch.
+
+        Args:
+            images: B x 3 x H x W float32, as for ``Runner.infer``.
+            forced: for each SPA block in order a B x N bool mask to use in place of its selection.
+        """
+
+
+class _TorchProbe(Probe):
+    def __init__(self, runner: TorchRunner) -> None:
+        self._model = runner.model
+        self._device = next(self._model.parameters()).device
+
+    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+        masks = None if forced is None else [torch.from_numpy(m).to(self._device) for m in forced]
+        with torch.inference_mode():
+            output = self._model(torch.from_numpy(images).to(self._device), masks)
+            scores = [score.flatten(1) for score in output.features.scores]
+            if self._model.config.backbone.selector == "topk":
+                scores = [score.sigmoid() for score in scores]
+        arrays = {name: value.cpu().numpy() for name, value in output.named().items()}
+        return Probed(arrays, tuple(score.cpu().numpy() for score in scores))
+
+
+class _OnnxProbe(Probe):
+    """The common part of the runtimes that take the instrumented ONNX model."""
+
+    def __init__(self, ports: list[BlockPorts]) -> None:
+        self._ports = ports
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> Arrays:
+        """All outputs by name."""
+
+    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+        feeds: Arrays = {"images": images}
+        for i, port in enumerate(self._ports):
+            free = np.full((images.shape[0], port.tokens), FREE, dtype=np.float32)
+            feeds[port.forced] = free if forced is None else np.where(forced[i], KEEP, DROP).astype(np.float32)
+        outputs = self._run(feeds)
+        scores = tuple(np.asarray(outputs.pop(port.score), dtype=np.float32) for port in self._ports)
+        return Probed(outputs, scores)
+
+
+class _OnnxRuntimeProbe(_OnnxProbe):
+    def __init__(self, runner: Runner) -> None:
+        from spt_deploy.runtimes.onnxruntime_runner import open_session
+
+        proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
+        self._session: Any = open_session(proto.SerializeToString(), runner.device)
+        super().__init__(ports)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(None, feeds), strict=True))
+
+
+class _OpenVinoProbe(_OnnxProbe):
+    def __init__(self, runner: Runner) -> None:
+        from spt_deploy.runtimes.openvino_runner import compile_model
+
+        proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
+        self._compiled = compile_model(proto, runner.path.name)
+        self._names = [output.name for output in proto.graph.output]
+        super().__init__(ports)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        from spt_deploy.runtimes.openvino_runner import run_compiled
+
+        return run_compiled(self._compiled, feeds, self._names)
+
+
+def open_probe(runner: Runner) -> Probe:
+    """A probe of an open runner's artefact in the runner's runtime and on its device.
+
+    Raises:
+        UsageError: when the runtime cannot be probed.
+    """
+    if isinstance(runner, TorchRunner):
+        return _TorchProbe(runner)
+    if runner.runtime == "onnxruntime":
+        return _OnnxRuntimeProbe(runner)
+    if runner.runtime == "openvino":
+        return _OpenVinoProbe(runner)
+    raise UsageError(f"the {runner.runtime} runtime cannot be probed; validate takes torch, onnxruntime and openvino")

@@ -1,0 +1,112 @@
+"""Selection-aware parity: a borderline token that flipped is not a wrong kernel.
+
+Two runtimes sum in another order, so a score that lies almost on the threshold may fall on either side. That alone
+changes the outputs downstream, although nothing is wrong. So the candidate runs once more with the reference's
+selection forced on it: then every score and every output must agree, and a token whose own score would have flipped
+it must lie within the scores' tolerance of the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spt_deploy.config import BackboneConfig
+
+Scores = tuple[npt.NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class BlockSelection:
+    """One SPA block over one or more batches.
+
+    Attributes:
+        block: ``stage.block``, counted from 1.
+        tokens: compared.
+        kept: by the reference.
+        overlap: tokens kept by both over tokens kept by either; 1 when both keep none.
+        flips: tokens that one keeps and the other does not.
+        max_margin: largest distance of a flipped token's score from the cut, in the reference; 0 without flips.
+        max_score_error: largest difference of any two scores.
+    """
+
+    block: str
+    tokens: int
+    kept: int
+    overlap: float
+    flips: int
+    max_margin: float
+    max_score_error: float
+
+    @property
+    def select_ratio(self) -> float:
+        """Share of tokens that the reference keeps."""
+        return self.kept / self.tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"select_ratio": self.select_ratio}
+
+    @staticmethod
+    def total(parts: list[BlockSelection]) -> BlockSelection:
+        """The same block over several batches."""
+        kept = sum(p.kept for p in parts)
+        flips = sum(p.flips for p in parts)
+        # |either| = (kept_a + kept_b + flips) / 2; each part's overlap is |both| / |either|.
+        either = [_either(p) for p in parts]
+        both = sum(e - p.flips for e, p in zip(either, parts, strict=True))
+        return BlockSelection(
+            block=parts[0].block,
+            tokens=sum(p.tokens for p in parts),
+            kept=kept,
+            overlap=both / sum(either) if sum(either) else 1.0,
+            flips=flips,
+            max_margin=max(p.max_margin for p in parts),
+            max_score_error=max(p.max_score_error for p in parts),
+        )
+
+
+def _either(part: BlockSelection) -> float:
+    """Tokens kept by either side: flips are those kept by exactly one."""
+    return part.flips / (1 - part.overlap) if part.flips else float(part.kept)
+
+
+def cut_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.float32]:
+    """What a score must exceed (``threshold``) or reach (``topk``) to be kept, B x 1 float32."""
+    if backbone.selector == "threshold":
+        value = float(torch.logit(torch.tensor(backbone.threshold)))
+        return np.full((score.shape[0], 1), value, dtype=np.float32)
+    count = max(1, int(np.ceil(backbone.keep_ratio * score.shape[1])))
+    return np.sort(score, axis=1)[:, score.shape[1] - count, None]
+
+
+def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.bool_]:
+    """Tokens that a block's scores select, B x N bool."""
+    cut = cut_of(score, backbone)
+    return score > cut if backbone.selector == "threshold" else score >= cut
+
+
+def compare_selection(reference: Scores, candidate: Scores, backbone: BackboneConfig) -> list[BlockSelection]:
+    """Compare the scores of each SPA block, each B x N, both computed under the same forced selection upstream."""
+    blocks = []
+    for name, ours, theirs in zip(backbone.spa_blocks, reference, candidate, strict=True):
+        kept, their_kept = kept_of(ours, backbone), kept_of(theirs, backbone)
+        flipped = kept != their_kept
+        either = int((kept | their_kept).sum())
+        margin = np.abs(ours - cut_of(ours, backbone))
+        blocks.append(
+            BlockSelection(
+                block=name,
+                tokens=ours.size,
+                kept=int(kept.sum()),
+                overlap=float((kept & their_kept).sum()) / either if either else 1.0,
+                flips=int(flipped.sum()),
+                max_margin=float(margin[flipped].max()) if flipped.any() else 0.0,
+                max_score_error=float(np.abs(ours - theirs).max()),
+            )
+        )
+    return blocks

@@ -1,0 +1,138 @@
+"""``spt-deploy export``: a checkpoint becomes an ONNX file that is proven equal before it gets its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from spt_deploy.atomic import atomic_path
+from spt_deploy.config import PACKINGS, Packing
+from spt_deploy.errors import ResultError, UsageError
+from spt_deploy.model.checkpoint import sha256_of
+from spt_deploy.parity.checks import PairReport, compare_runners
+from spt_deploy.parity.inputs import generated_cases
+from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
+from spt_deploy.workflows.artefacts import find_artefact
+from spt_export.exporter import SelectionOutputs, to_onnx
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        checkpoint: it was made from.
+        why: how the checkpoint was found; empty when it was named.
+        path: of the ONNX file.
+        size_mb: of the file, in 10^6 bytes.
+        inputs: shapes by name; ``batch`` is free.
+        outputs: likewise.
+        seconds: the export took, without the check.
+        parity: ONNX Runtime against PyTorch; None when ONNX Runtime is not installed.
+    """
+
+    checkpoint: Path
+    why: str
+    path: Path
+    size_mb: float
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+    seconds: float
+    parity: PairReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return asdict(replace(self, parity=None)) | {
+            "checkpoint": str(self.checkpoint),
+            "path": str(self.path),
+            "parity": self.parity.to_dict() if self.parity else None,
+        }
+
+
+def export(
+    checkpoint: Path | None = None,
+    output: Path | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    packing: Packing = "per-image",
+    selection: SelectionOutputs = "summary",
+    status: Callable[[str], None] = lambda text: None,
+) -> ExportReport:
+    """Export a checkpoint and check the file: ``onnx.checker``, then ONNX Runtime against PyTorch.
+
+    The comparison runs on batches of 1, 2 and 5, on random and flat images, and with the selection forced to nothing
+    and to everything. The file gets its name only when it has passed.
+
+    Args:
+        checkpoint: None takes the newest one, see ``find_artefact``.
+        output: None writes beside the checkpoint, with the suffix ``.onnx``.
+        image_size: (height, width) in pixels; None keeps the size it was trained at.
+        packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot.
+        selection: which outputs tell of the selection, see ``to_onnx``.
+        status: hears what is being done.
+
+    Raises:
+        ArtefactError: when the checkpoint cannot be used.
+        ResultError: when the exported file does not say what the checkpoint says.
+        OutputError: when the file cannot be written.
+        UsageError: when an argument is out of range.
+    """
+    if packing not in PACKINGS:
+        raise UsageError(f"packing is {packing!r}; known are {', '.join(PACKINGS)}")
+    source, why = find_artefact(checkpoint, ("checkpoint",))
+    if why:
+        status(why)
+    path = output or source.with_suffix(".onnx")
+    loaded = deployed_checkpoint(source, packing, image_size)
+    facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source))
+    height, width = facts.preprocessing.size
+    status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
+    start = time.perf_counter()
+    proto = to_onnx(loaded.build(), facts, selection)
+    onnx.checker.check_model(proto, full_check=True)
+    seconds = time.perf_counter() - start
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        parity = _check(source, temporary, packing, facts.preprocessing.size, status)
+    return ExportReport(
+        checkpoint=source,
+        why=why,
+        path=path,
+        size_mb=path.stat().st_size / 1e6,
+        inputs=_shapes(proto.graph.input),
+        outputs=_shapes(proto.graph.output),
+        seconds=seconds,
+        parity=parity,
+    )
+
+
+def _check(
+    source: Path, exported: Path, packing: Packing, image_size: tuple[int, int], status: Callable[[str], None]
+) -> PairReport | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        status("the file is not compared with the checkpoint: onnxruntime is not installed (pip install onnxruntime)")
+        return None
+    from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
+
+    status("comparing ONNX Runtime with PyTorch")
+    cases = generated_cases(image_size)
+    with TorchRunner(source, "cpu", packing, image_size) as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
+        report = compare_runners(ours, theirs, cases)
+    if not report.passed:
+        bad = next(case for case in report.cases if not case.passed)
+        name, worst = max(report.differences.items(), key=lambda item: item[1].max_absolute)
+        raise ResultError(
+            f"the exported file does not say what {source} says: on {bad.name!r} {bad.verdict}, and {name} is off by "
+            f"{worst.max_absolute:.2g}; nothing was written, please report this with the checkpoint"
+        )
+    return report
+
+
+def _shapes(values: Any) -> dict[str, list[int | str]]:
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}

@@ -1,0 +1,140 @@
+"""``spt-deploy validate``: any number of artefacts, in every runtime that takes them, on the same inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spt_deploy.errors import UsageError
+from spt_deploy.parity.checks import IndependenceReport, PairReport, batch_independence, compare_runners, label_of
+from spt_deploy.parity.inputs import folder_cases, generated_cases
+from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind
+from spt_deploy.runtimes.torch_runner import TorchRunner
+from spt_deploy.workflows.artefacts import find_artefact
+
+COMPANY = 5  # images of the batch independence check
+
+
+@dataclass(frozen=True)
+class ValidateReport:
+    """What validate found.
+
+    Attributes:
+        notes: artefacts that were taken without being named, runtimes that were left out.
+        pairs: each candidate against the reference.
+        independence: of each runner, whether an image's answer depends on its batch.
+    """
+
+    notes: tuple[str, ...]
+    pairs: tuple[PairReport, ...]
+    independence: tuple[IndependenceReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every pair agrees and every answer is the image's own."""
+        return all(pair.passed for pair in self.pairs) and all(check.passed for check in self.independence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "passed": self.passed,
+            "notes": list(self.notes),
+            "pairs": [pair.to_dict() for pair in self.pairs],
+            "batch_independence": [check.to_dict() for check in self.independence],
+        }
+
+
+def validate(
+    artefacts: Sequence[Path] = (),
+    *,
+    data: Path | None = None,
+    runtimes: Sequence[str] = (),
+    device: str = "cpu",
+    max_images: int = 64,
+    batch: int = 8,
+    status: Callable[[str], None] = lambda text: None,
+) -> ValidateReport:
+    """Compare artefacts and runtimes; the first artefact, in its best runtime, is the reference.
+
+    Args:
+        artefacts: checkpoints and ONNX files of one model; none takes the newest checkpoint and its ONNX file.
+        data: a folder of images that go through the model's own preprocessing, beside the generated inputs.
+        runtimes: only these of the runtimes that take an ONNX file; empty takes all that are installed.
+        device: of torch and ONNX Runtime.
+        max_images: of ``data``, evenly spread.
+        batch: images of ``data`` a batch.
+        status: hears what is being done.
+
+    Raises:
+        InputError: when the artefacts are not of one model, or ``data`` cannot be used.
+        ArtefactError: when an artefact cannot be used.
+        UsageError: when there is only one artefact in one runtime: nothing to compare.
+    """
+    notes: list[str] = []
+    paths = list(artefacts) or _found(notes)
+    for note in notes:
+        status(note)
+    with ExitStack() as stack:
+        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, notes)]
+        if len(runners) < 2:
+            raise UsageError(
+                f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; "
+                "name a second artefact, or install another runtime (pip install openvino)"
+            )
+        reference, candidates = runners[0], runners[1:]
+        preprocessing = reference.facts.preprocessing
+        pairs = []
+        for candidate in candidates:
+            status(f"comparing {label_of(candidate)} with {label_of(reference)}")
+            users = folder_cases(data, preprocessing, max_images, batch) if data is not None else iter(())
+            pairs.append(compare_runners(reference, candidate, chain(generated_cases(preprocessing.size), users)))
+        status("checking that no answer depends on the rest of its batch")
+        images = np.random.default_rng(1).standard_normal((COMPANY, 3, *preprocessing.size), dtype=np.float32)
+        if data is not None:
+            images = np.concatenate([images[:2], next(folder_cases(data, preprocessing, COMPANY - 2, COMPANY)).images])
+        independence = [batch_independence(runner, images) for runner in runners]
+    return ValidateReport(tuple(notes), tuple(pairs), tuple(independence))
+
+
+def _found(notes: list[str]) -> list[Path]:
+    """The newest checkpoint and the ONNX file beside it, or else the newest ONNX file."""
+    onnx_file, why = find_artefact(None, ("onnx",))
+    notes.append(why)
+    beside = [onnx_file.with_suffix(suffix) for suffix in (".pt", ".pth", ".safetensors")]
+    checkpoint = next((path for path in beside if path.is_file()), None)
+    if checkpoint is None:
+        return [onnx_file]
+    notes.append(f"taking {checkpoint} as the reference: the checkpoint beside it")
+    return [checkpoint, onnx_file]
+
+
+def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes: list[str]) -> list[Runner]:
+    """A runner of each artefact in each runtime that takes it and is installed, none entered yet."""
+    for name in runtimes:
+        if name not in RUNTIMES["onnx"]:
+            raise UsageError(f"runtime is {name!r}; those that take an ONNX file are {', '.join(RUNTIMES['onnx'])}")
+    exported = [read_facts(path) for path in paths if artefact_kind(path) == "onnx"]
+    runners: list[Runner] = []
+    for path in paths:
+        if artefact_kind(path) == "checkpoint":
+            if exported:  # the checkpoint runs as the exported files do: at their size, with their packing
+                packing, size = exported[0].model.backbone.packing, exported[0].preprocessing.size
+                runners.append(TorchRunner(path, device, packing, size))
+            else:
+                runners.append(TorchRunner(path, device))
+            continue
+        for name in runtimes or RUNTIMES["onnx"]:
+            if not runtimes and importlib.util.find_spec(name) is None:
+                notes.append(f"{name} is not installed and was left out (pip install {name})")
+                continue
+            runners.append(open_runner(path, name, "cpu" if name == "openvino" else device))
+    return runners
