@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.model.heads import DETECT_STRIDES, DetectHead, DetectMaps
+from tests.spt_deploy.model.models import CLASSES, images, make_model, randomise
+from tests.tolerances import assert_close
+
+
+def make_head(top_k: int = 300, classes: tuple[str, ...] = CLASSES) -> DetectHead:
+    config = ModelConfig(BackboneConfig.from_name("spt_micro"), "detect", classes, head_width=16, top_k=top_k)
+    head = DetectHead(config)
+    randomise(head)
+    return head.eval()
+
+
+def tokens(height: int, width: int) -> tuple[torch.Tensor, ...]:
+    """Backbone tokens of two images of the given size, a multiple of 32."""
+    generator = torch.Generator().manual_seed(0)
+    strides = zip((4, *DETECT_STRIDES), (32, 64, 128, 256), strict=True)
+    return tuple(torch.randn(2, height // s, width // s, c, generator=generator) for s, c in strides)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 65), (200, 333)])
+@torch.no_grad()
+def test_boxes_lie_in_the_image_scores_fall_and_labels_are_classes(size: tuple[int, int]) -> None:
+    output = make_model(task="detect")(images(2, *size)).task
+    boxes, scores, labels = output["boxes"], output["scores"], output["labels"]
+    assert boxes.shape == (2, scores.shape[1], 4)
+    x, y = boxes[..., 0::2], boxes[..., 1::2]
+    assert 0 <= x.min() <= x.max() <= size[1]
+    assert 0 <= y.min() <= y.max() <= size[0]
+    assert (boxes[..., 2:] >= boxes[..., :2]).all()
+    assert (scores.diff(dim=1) <= 0).all()
+    assert 0 <= scores.min() <= scores.max() <= 1
+    assert labels.dtype == torch.int64
+    assert 0 <= labels.min() <= labels.max() < len(CLASSES)
+
+
+@pytest.mark.parametrize(("top_k", "k"), [(10, 10), (300, 300), (9999, (96 + 24 + 6) * 5)])
+@torch.no_grad()
+def test_k_depends_on_sizes_only(top_k: int, k: int) -> None:
+    output = make_head(top_k)(tokens(64, 96), (64, 96))
+    assert {name: tuple(t.shape) for name, t in output.items()} == {
+        "boxes": (2, k, 4),
+        "scores": (2, k),
+        "labels": (2, k),
+    }
+
+
+@torch.no_grad()
+def test_decoding_equals_a_loop_over_points_and_classes() -> None:
+    head, size = make_head(top_k=40), (64, 96)
+    given = tokens(*size)
+    maps: DetectMaps = head.maps(given)
+    output = head(given, size)
+    points = [((c + 0.5) * s, (r + 0.5) * s) for s in DETECT_STRIDES for r in range(64 // s) for c in range(96 // s)]
+    assert maps.points.tolist() == [list(p) for p in points]
+    assert maps.strides.tolist() == [float(s) for s in DETECT_STRIDES for _ in range(64 * 96 // s**2)]
+    for image in range(2):
+        found = []
+        for p, (x, y) in enumerate(points):
+            left, top, right, bottom = maps.distances[image, p].tolist()
+            box = [max(x - left, 0), max(y - top, 0), min(x + right, 96), min(y + bottom, 64)]
+            found += [(maps.logits[image, p, c].sigmoid().item(), c, box) for c in range(len(CLASSES))]
+        found.sort(key=lambda entry: -entry[0])
+        assert output["labels"][image].tolist() == [c for _, c, _ in found[:40]]
+        assert_close(output["scores"][image], torch.tensor([s for s, _, _ in found[:40]]))
+        assert output["boxes"][image].tolist() == [pytest.approx(b, abs=1e-3) for _, _, b in found[:40]]
+
+
+def test_a_fresh_head_starts_with_scores_near_the_prior() -> None:
+    config = ModelConfig(BackboneConfig.from_name("spt_micro"), "detect", ("thing",))
+    scores = DetectHead(config).maps(tokens(64, 64)).logits.sigmoid()
+    assert 0.005 < scores.mean() < 0.02
+
+
+@torch.no_grad()
+def test_label_head_is_the_mean_over_normalised_tokens() -> None:
+    model = make_model("swin_micro")
+    output = model(images(2, 64, 96))
+    last = output.features.tokens[3]
+    mean = torch.stack([model.head.norm(image).flatten(0, 1).sum(0) / 6 for image in last])
+    assert_close(output.task["logits"], model.head.fc(mean))
