@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,19 @@ def load_weights_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _is_pickle_or_zip(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of an odd protocol, which are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever a pickle machine does on bytes that are no pickle: IndexError, KeyError, ...
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle_or_zip(path):
             raise ArtefactError(
                 f"{path} holds Python objects that loading would have to run as code; only plain weights are loaded, "
                 "so save its state dict (or .safetensors) and try again"
             ) from error
-        raise ArtefactError(f"{path} is no checkpoint; expected a .pt, .pth or .safetensors file of weights") from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ArtefactError(
-            f"{path} is no checkpoint or is cut short ({reason}); expected a .pt, .pth or .safetensors file of weights"
+            f"{path} is no checkpoint or is cut short; expected a .pt, .pth or .safetensors file of weights"
         ) from error
     if not isinstance(content, dict):
         raise ArtefactError(f"{path} holds a {type(content).__name__}; expected a dict of weights")
@@ -124,7 +126,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} was not written by spt-deploy; turn Swin weights into a checkpoint with: spt-deploy convert {path}"
         )
     facts = ModelFacts.from_dict(content.get("facts"), str(path))
-    return Checkpoint(facts, content["weights"], content.get("training", {}))
+    weights = content.get("weights")
+    if not isinstance(weights, dict):
+        raise ArtefactError(f"{path} holds no weights; write the checkpoint again with spt-deploy train or convert")
+    return Checkpoint(facts, weights, content.get("training", {}))
 
 
 def sha256_of(path: Path) -> str:
