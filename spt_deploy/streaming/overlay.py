@@ -136,7 +136,7 @@ class _Pen:
         colour = colour_of(detection.label)
         # A dark line under the coloured one: legible on any ground, the warm end of the heat map among them.
         for line, ink in ((self._line + 2, _INK), (self._line, colour)):
-            cv2.rectangle(self._canvas, (x0, y0), (x1, y1), ink, line, cv2.LINE_AA)
+            cv2.rectangle(self._canvas, (x0, y0), (x1, y1), ink, line)  # upright lines: smoothing would blur them
         text = f"{detection.name} {detection.score:.0%}"
         _, plate_height = self._plate_size(text)
         self._plate(text, x0 - self._line // 2, y0 - plate_height if y0 >= plate_height else y0, colour)

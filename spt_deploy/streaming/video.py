@@ -50,14 +50,14 @@ class VideoFile(VideoSource):
             self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
             rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
             self.rate = Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
-            self._end = _declared_end(container, stream, self.rate)
-            self._origin = 0
-            if int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN:
-                self._origin = stream.start_time or 0
-            self._total = stream.frames or None
-            if self._total is None and self._end is not None:
-                start = (stream.start_time or 0) * self.time_base
-                self._total = max(1, round((self._end - start) * self.rate))
+            start = stream.start_time or 0
+            self._origin = start if int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN else 0
+            self._total: int | None = stream.frames or None
+            self._end: Fraction | None = None
+            duration = _declared_duration(container, stream, self.rate)
+        if duration is not None:
+            self._total = self._total or max(1, round(duration * self.rate))
+            self._end = (start - self._origin) * self.time_base + duration
 
     def total(self) -> int | None:
         """The container's count of frames, else its duration times its rate; None without either."""
@@ -74,7 +74,7 @@ class VideoFile(VideoSource):
             if isinstance(item, Failure):
                 yield item if count else Failure(item.source, f"{item.source} has no frame that can be decoded")
                 return
-            time = clock.time_of(item.pts)
+            time = clock.time_of(item)
             if sampling.takes(count):  # the frames between are decoded, for others refer to them, but not converted
                 pixels = converter.reformat(item, format="bgr24").to_ndarray()
                 upright = np.ascontiguousarray(np.rot90(pixels, item.rotation // 90), dtype=np.uint8)
@@ -97,19 +97,21 @@ class _Clock:
         self._interval = max(1, round(1 / (rate * time_base)))
         self._origin = origin
         self._last: int | None = None
+        self._shown_for = 0
 
-    def time_of(self, pts: int | None) -> Fraction:
+    def time_of(self, frame: VideoFrame) -> Fraction:
         """Of the next frame, in seconds; without a usable timestamp it follows the last one at the nominal rate."""
-        ticks = None if pts is None else pts - self._origin
+        ticks = None if frame.pts is None else frame.pts - self._origin
         if self._last is not None and (ticks is None or ticks <= self._last):
             ticks = self._last + self._interval
         self._last = ticks or 0
+        self._shown_for = frame.duration or self._interval
         return self._last * self._time_base
 
     @property
     def end(self) -> Fraction:
         """When the last frame gives way, in seconds."""
-        return ((self._last or 0) + self._interval) * self._time_base
+        return ((self._last or 0) + self._shown_for) * self._time_base
 
 
 def _open(path: Path) -> InputContainer:
@@ -118,7 +120,8 @@ def _open(path: Path) -> InputContainer:
     try:
         container = av.open(str(path.absolute()))  # FFmpeg takes the a: of a relative a:b.mp4 for a protocol
     except (av.FFmpegError, OSError) as error:
-        raise SourceError(f"{path} is no video that FFmpeg can read: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        raise SourceError(f"{path} is neither an image nor a video that FFmpeg can read: {reason}") from error
     name = container.format.name
     if not container.streams.video or name in _NO_VIDEOS or name.endswith("_pipe"):
         container.close()
@@ -129,15 +132,14 @@ def _open(path: Path) -> InputContainer:
     return container
 
 
-def _declared_end(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
-    """When the video should end by its header, in seconds of its own clock; None when the header does not say."""
-    start = (stream.start_time or 0) * Fraction(stream.time_base or 0)
+def _declared_duration(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """How long the video should be by its header, in seconds; None when the header does not say."""
     if container.format.name == "avi" and stream.frames:
-        return start + stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
+        return stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
     if stream.duration:
-        return start + stream.duration * Fraction(stream.time_base or 0)
+        return stream.duration * Fraction(stream.time_base or 0)
     if container.duration and len(container.streams) == 1:  # else it may be the sound that lasts
-        return Fraction((container.start_time or 0) + container.duration, 1_000_000)
+        return Fraction(container.duration, 1_000_000)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from spt_deploy.atomic import atomic_path, output_error
 from spt_deploy.errors import OutputError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.images import IMAGE_SUFFIXES
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.encoder import VideoEncoder
 from spt_deploy.streaming.frames import Frame, Image, ImageSource, Source, VideoSource
@@ -140,7 +141,8 @@ class Annotations:
                 self._open[source] = self._begin(source)
             self._open[source][1].write(image, frame.time)
         elif isinstance(source, ImageSource):
-            self._write_image(self._image_path(source, frame), image)
+            data, suffix = _encoded(image, Path(frame.source).suffix)
+            self._write_image(self._image_path(source, frame, suffix), data)
 
     def end(self, source: Source) -> None:
         """No more frames of ``source`` come: its video is closed and gets its name."""
@@ -178,10 +180,10 @@ class Annotations:
             draft.drop()
             raise
 
-    def _image_path(self, source: ImageSource, frame: Frame) -> Path:
+    def _image_path(self, source: ImageSource, frame: Frame, suffix: str) -> Path:
         below = Path(frame.source).relative_to(source.root)
         inside = Path(*(part for part in below.parts if part != ".."))  # a glob may climb; what we write may not
-        return self._unused(self._folder / ANNOTATED_IMAGES / inside.parent, inside.stem, inside.suffix)
+        return self._unused(self._folder / ANNOTATED_IMAGES / inside.parent, inside.stem, suffix)
 
     def _unused(self, folder: Path, stem: str, suffix: str) -> Path:
         candidate, number = folder / f"{stem}{suffix}", 2
@@ -191,20 +193,24 @@ class Annotations:
         self._used.add(candidate)
         return candidate
 
-    def _write_image(self, path: Path, image: Image) -> None:
-        import cv2
-
-        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
-        try:
-            whole, data = cv2.imencode(path.suffix.lower() or ".png", image, options)
-        except cv2.error:
-            whole, data = False, None
-        if not whole or data is None:
-            raise OutputError(f"{path} cannot be encoded as {path.suffix or 'PNG'}; convert the source to PNG or JPEG")
+    def _write_image(self, path: Path, data: bytes) -> None:
         # Encoded in memory and written here, for cv2.imwrite says of a full disk only that it failed.
         with atomic_path(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+            temporary.write_bytes(data)
         self._images += 1
+
+
+def _encoded(image: Image, suffix: str) -> tuple[bytes, str]:
+    """The image as a file of that kind; as a PNG where that kind cannot hold it. And the suffix of what it became."""
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix.lower() in (".jpg", ".jpeg") else []
+    if suffix.lower() in IMAGE_SUFFIXES - {".pgm"}:  # grey only, and an overlay is not
+        with suppress(cv2.error):  # more pixels than a JPEG or WebP may have
+            whole, data = cv2.imencode(suffix.lower(), image, options)
+            if whole:
+                return data.tobytes(), suffix
+    return cv2.imencode(".png", image)[1].tobytes(), ".png"
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> Path:

@@ -20,7 +20,7 @@ from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
-from spt_deploy.streaming.writers import Annotations, PredictionLog, write_summary
+from spt_deploy.streaming.writers import SUMMARY, Annotations, PredictionLog, write_summary
 from spt_deploy.workflows.artefacts import RUNS, find_artefact
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def infer(
     sampling = Sampling(start, stride, max_frames)
     postprocessing = Postprocessing(conf, iou)
     drawing = Overlay.of(overlay)
-    _quieten_ffmpeg()
+    _quieten_decoders()
     opened = open_sources(sources)
     with stop_on_signals() as stop:
         runner, why = _runner(model, runtime, device)
@@ -156,7 +156,7 @@ def infer(
                 files = outputs.keep()
             report = InferReport(
                 folder=folder,
-                files=tuple(files),
+                files=(*files, folder / SUMMARY),
                 model=runner.path,
                 facts=runner.facts,
                 runtime=runner.runtime,
@@ -223,11 +223,13 @@ def _runner(model: str | Path | Runner | None, runtime: str, device: str) -> tup
     return open_runner(found.path, runtime, device), found.why
 
 
-def _quieten_ffmpeg() -> None:
-    """What FFmpeg and x264 print on stderr by themselves is for their developers; errors come as exceptions anyway."""
+def _quieten_decoders() -> None:
+    """What FFmpeg, x264 and OpenCV print on stderr is for their developers; we learn of errors without it."""
     import av.logging
+    import cv2
 
     av.logging.set_libav_level(av.logging.PANIC)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _nothing_read(summary: StreamSummary, sampling: Sampling) -> SourceError:

@@ -26,7 +26,7 @@ def facts_of(task: Task = "classify", size: tuple[int, int] = (64, 64), names: t
 
 
 class ColourRunner(Runner):
-    """The mean of each colour as logits, the bright tokens as selection; as a detector, one box about the bright tokens.
+    """The mean of each colour as logits, the bright tokens as selection; as a detector, a box about the bright tokens.
 
     It counts the images of each batch in ``batches``.
     """
@@ -66,7 +66,7 @@ class ColourRunner(Runner):
 
 def picture(number: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:
     """H x W x 3 uint8 BGR: a ground whose grey says the number, with a bright square."""
-    image = np.full((height, width, 3), 16 + number * 3 % 160, dtype=np.uint8)
+    image = np.full((height, width, 3), 16 + number * 11 % 160, dtype=np.uint8)
     image[height // 4 : height // 2, width // 4 : width // 2] = (60, 90, 250)
     return image
 
@@ -77,11 +77,13 @@ def write_video(
     time_base: Fraction = Fraction(1, 1000),
     size: tuple[int, int] = (48, 64),
     codec: str = "libx264",
-    **options: Any,
+    container_options: dict[str, str] | None = None,
+    **codec_options: Any,
 ) -> Path:
     """A video whose frame ``i`` shows ``picture(i)`` at the ``i``-th of ``ticks``."""
-    with av.open(str(path), "w", options={key: str(value) for key, value in options.items()}) as container:
-        stream = container.add_stream(codec, rate=25)
+    options = {key: str(value) for key, value in codec_options.items()}
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=25, options=options)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base

@@ -1,0 +1,102 @@
+"""The command: results on stdout, everything else on stderr, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner, Result
+
+from spt_deploy.cli import main
+from spt_deploy.runtimes.base import Arrays
+from spt_deploy.workflows import infer as workflow
+from tests.spt_deploy.streaming.support import ColourRunner, picture, write_video
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workflow, "_runner", lambda *given: (ColourRunner(), "taking colour.model: the only one"))
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["infer", *arguments])
+
+
+def test_people_read_what_was_done_how_fast_and_where_it_is(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    result = call("v.mp4", "--batch", "4")
+    assert result.exit_code == 0
+    first, second, third, *files = result.stdout.splitlines()
+    assert first.startswith("10 frames in ")
+    assert "colour.model (test cpu fp32, batch 4)" in first
+    assert second.startswith("slowest stage: ")
+    assert third.startswith("kept ")
+    assert files == [f"runs/infer/v/{name}" for name in ("predictions.jsonl", "annotated.mp4", "summary.json")]
+    assert "taking colour.model: the only one" in result.stderr
+    assert "10/10 frames" in result.stderr
+
+
+def test_json_is_one_document_and_the_same_as_the_summary(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    result = call("v.mp4", "--json", "--out", "out", "--no-video", "--stride", "3", "--max-frames", "2")
+    document = json.loads(result.stdout)
+    assert document == json.loads((inside / "out/summary.json").read_text(encoding="utf-8"))
+    assert document["frames"]["inferred"] == 2
+    assert not (inside / "out/annotated.mp4").exists()
+
+
+def test_an_unreadable_input_is_exit_code_1_after_the_result(inside: Path) -> None:
+    cv2.imwrite(str(inside / "a.png"), picture(0))
+    (inside / "b.png").write_bytes(b"no image")
+    result = call("a.png", "b.png", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failures"][0]["source"] == "b.png"
+    assert "error: 1 input could not be read: b.png is no image" in result.stderr
+
+
+def test_an_input_that_is_not_there_is_exit_code_2_and_writes_nothing(inside: Path) -> None:
+    result = call("none.mp4")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "error: there is no file or folder none.mp4" in result.stderr
+    assert not list(inside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--overlay", "heat"), "overlay is 'heat'; expected boxes and/or selection"),
+        (("--conf", "7"), "conf is 7.0; expected a number from 0 to 1"),
+        (("--batch", "0"), "batch is 0; expected 1 or more"),
+        (("--runtime", "abacus"), "abacus"),
+    ],
+)
+def test_a_bad_option_is_exit_code_2_and_named(arguments: tuple[str, ...], sentence: str, inside: Path) -> None:
+    write_video(inside / "v.mp4", [0, 40])
+    result = call("v.mp4", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(inside / "v.mp4", range(0, 4000, 40))
+
+    class Asking(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            signal.raise_signal(signal.SIGTERM)
+            return super()._run(images)
+
+    monkeypatch.setattr(workflow, "_runner", lambda *given: (Asking(), ""))
+    result = call("v.mp4", "--batch", "4")
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after frame 3 of v.mp4" in result.stderr
+    assert "go on with --start 4" in result.stderr

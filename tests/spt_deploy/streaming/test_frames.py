@@ -1,0 +1,32 @@
+"""Which frames are taken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spt_deploy.errors import UsageError
+from spt_deploy.streaming.frames import Sampling
+
+
+@given(st.integers(0, 40), st.integers(0, 20), st.integers(1, 7), st.none() | st.integers(1, 9))
+def test_sampling_is_a_slice_and_counts_what_it_takes(
+    total: int, start: int, stride: int, max_frames: int | None
+) -> None:
+    sampling = Sampling(start, stride, max_frames)
+    expected = list(range(total))[start::stride][:max_frames]
+    assert [number for number in range(total) if sampling.takes(number)] == expected
+    assert sampling.count(total) == len(expected)
+
+
+@given(st.integers(0, 20), st.integers(1, 7), st.none() | st.integers(1, 9), st.integers(0, 80))
+def test_past_means_that_nothing_later_is_taken(start: int, stride: int, max_frames: int | None, number: int) -> None:
+    sampling = Sampling(start, stride, max_frames)
+    assert sampling.is_past(number) == (not any(sampling.takes(later) for later in range(number, number + 200)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("start", -1), ("stride", 0), ("stride", -3), ("max_frames", 0)])
+def test_a_number_out_of_range_is_named(name: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"{name} is {value}; expected"):
+        Sampling(**{name: value})

@@ -1,0 +1,168 @@
+"""Batches, order and counts: the answers do not depend on how frames are batched, and no frame is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from spt_deploy.postprocess import Postprocessing
+from spt_deploy.runtimes.base import Arrays
+from spt_deploy.streaming.frames import Sampling
+from spt_deploy.streaming.interrupt import StopRequest
+from spt_deploy.streaming.overlay import Overlay
+from spt_deploy.streaming.pipeline import Pipeline, Progress
+from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.summary import STAGES, StreamSummary
+from spt_deploy.streaming.writers import Annotations, PredictionLog
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+
+
+def run(
+    names: list[Path],
+    out: Path,
+    batch: int = 4,
+    runner: ColourRunner | None = None,
+    stop: StopRequest | None = None,
+    heard: list[Progress] | None = None,
+    sampling: Sampling | None = None,
+) -> tuple[StreamSummary, list[dict[str, Any]]]:
+    """The summary and the lines of a run."""
+    sources = open_sources(names)
+    log = PredictionLog(out)
+    with runner or ColourRunner() as opened:
+        annotations = Annotations(out, sources, Overlay(), opened.facts)
+        listen = None if heard is None else heard.append
+        pipeline = Pipeline(opened, Postprocessing(), log, annotations, batch, listen)
+        try:
+            summary = pipeline.run(sources, sampling or Sampling(), stop or StopRequest())
+        except BaseException:
+            annotations.drop()
+            log.drop()
+            raise
+    annotations.keep()
+    lines = log.keep()[0].read_text(encoding="utf-8").splitlines()
+    return summary, [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "expected"),
+    [(1, 1, [1]), (1, 8, [1]), (8, 8, [8]), (9, 4, [4, 4, 1]), (3, 2, [2, 1]), (5, 1, [1] * 5)],
+)
+def test_batches_are_full_and_the_last_is_what_is_left(
+    count: int, batch: int, expected: list[int], tmp_path: Path
+) -> None:
+    runner = ColourRunner()
+    video = write_video(tmp_path / "v.mp4", range(0, 40 * count, 40))
+    summary, lines = run([video], tmp_path / "out", batch, runner)
+    assert runner.batches == expected
+    assert [line["frame"] for line in lines] == list(range(count))
+    assert (summary.read, summary.inferred, summary.dropped, summary.failures) == (count, count, 0, [])
+
+
+def test_the_answers_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", range(0, 440, 40))
+    _, alone = run([video], tmp_path / "1", batch=1)
+    for batch in (2, 5, 11, 64):
+        assert run([video], tmp_path / str(batch), batch)[1] == alone
+
+
+def test_each_line_is_the_answer_to_its_own_frame(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", range(0, 440, 40))
+    seen: list[npt.NDArray[np.float32]] = []
+
+    class Remembering(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            seen.extend(images.copy())
+            return super()._run(images)
+
+    _, lines = run([video], tmp_path / "out", 3, Remembering())
+    frames = [frame.image for frame in open_sources([video])[0].frames(Sampling())]  # type: ignore[union-attr]
+    for line, frame, given in zip(lines, frames, seen, strict=True):
+        np.testing.assert_array_equal(given, facts_of().preprocessing.apply(frame))
+        best = line["classes"][0]
+        assert best["label"] == int(given.mean(axis=(1, 2)).argmax())
+
+
+def test_batches_fill_across_sources_and_lines_keep_the_order(tmp_path: Path) -> None:
+    runner = ColourRunner()
+    videos = [write_video(tmp_path / f"{n}.mp4", range(0, 40 * n, 40)) for n in (3, 1, 2)]
+    summary, lines = run(videos, tmp_path / "out", 4, runner)
+    assert runner.batches == [4, 2]
+    expected = [(str(path), frame) for path, n in zip(videos, (3, 1, 2), strict=True) for frame in range(n)]
+    assert [(line["source"], line["frame"]) for line in lines] == expected
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == [f"{n}.annotated.mp4" for n in (1, 2, 3)]
+    assert summary.last == expected[-1]
+
+
+def test_a_video_has_its_name_as_soon_as_its_last_frame_is_written(tmp_path: Path) -> None:
+    videos = [write_video(tmp_path / f"{n}.mp4", range(0, 160, 40)) for n in (1, 2, 3)]
+    there: list[list[str]] = []
+
+    class Looking(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            there.append(sorted(path.name for path in (tmp_path / "out").glob("[!.]*.mp4")))
+            return super()._run(images)
+
+    run(videos, tmp_path / "out", 4, Looking())
+    assert there == [[], ["1.annotated.mp4"], ["1.annotated.mp4", "2.annotated.mp4"]]
+
+
+def test_a_broken_image_among_good_ones_is_counted_and_the_good_ones_are_done(tmp_path: Path) -> None:
+    import cv2
+
+    for name in ("a", "c", "d"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture(1))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    summary, lines = run([tmp_path], tmp_path / "out", 2)
+    assert [Path(line["source"]).name for line in lines] == ["a.png", "c.png", "d.png"]
+    assert [failure.source for failure in summary.failures] == [str(tmp_path / "b.png")]
+    assert summary.read == summary.inferred == 3
+
+
+def test_a_stop_request_finishes_what_was_read_and_reads_no_more(tmp_path: Path) -> None:
+    stop = StopRequest()
+
+    class Stopping(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            if len(self.batches) == 2:
+                stop.signal_number = 15
+            return super()._run(images)
+
+    videos = [write_video(tmp_path / f"{n}.mp4", range(0, 4000, 40)) for n in (1, 2)]
+    summary, lines = run(videos, tmp_path / "out", 4, Stopping(), stop)
+    assert summary.stopped_by == 15
+    assert summary.read == summary.inferred == len(lines) == 12
+
+
+def test_progress_is_told_after_every_batch_with_the_total_after_sampling(tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    video = write_video(tmp_path / "v.mp4", range(0, 800, 40))
+    summary, _ = run([video], tmp_path / "out", 4, heard=heard, sampling=Sampling(stride=2))
+    assert [(now.done, now.total) for now in heard] == [(4, 10), (8, 10), (10, 10)]
+    assert heard[-1].mean_select_ratio == pytest.approx(summary.mean_select_ratio)
+
+
+def test_the_summary_accounts_for_the_time_of_every_stage_and_names_the_longest(tmp_path: Path) -> None:
+    summary, _ = run([write_video(tmp_path / "v.mp4", range(0, 800, 40))], tmp_path / "out")
+    values = summary.to_dict()
+    assert list(values["stages"]) == list(STAGES)
+    assert all(stage["busy_s"] > 0 for stage in values["stages"].values())
+    assert sum(stage["utilisation"] for stage in values["stages"].values()) <= 1.001  # one after the other
+    longest = max(values["stages"], key=lambda name: values["stages"][name]["busy_s"])
+    assert values["limiting_stage"] == longest
+    assert values["frames"] == {"read": 20, "inferred": 20, "dropped": 0, "failed": 0}
+    json.dumps(values, allow_nan=False)
+
+
+def test_what_the_model_raises_comes_out_as_it_is(tmp_path: Path) -> None:
+    class Broken(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            raise ZeroDivisionError("of the model")
+
+    with pytest.raises(ZeroDivisionError, match="of the model"):
+        run([write_video(tmp_path / "v.mp4", [0, 40])], tmp_path / "out", runner=Broken())

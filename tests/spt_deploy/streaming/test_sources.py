@@ -1,0 +1,97 @@
+"""What a user may name, and what each name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from spt_deploy.errors import SourceError
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource
+from spt_deploy.streaming.sources import open_sources
+from tests.spt_deploy.streaming.support import picture, write_video
+
+
+def write_image(path: Path, number: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, picture(number))[1].tobytes())
+    return path
+
+
+def read(sources: list[Source], sampling: Sampling | None = None) -> list[str]:
+    """The frames as paths, a failure with an exclamation mark."""
+    items = [item for source in sources for item in source.frames(sampling or Sampling())]
+    return [f"{'!' if isinstance(item, Failure) else ''}{item.source}" for item in items]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three images, one of them in a subfolder, a broken one, a video and a text; it is the working directory."""
+    write_image(tmp_path / "in/b.png")
+    write_image(tmp_path / "in/a.jpg")
+    write_image(tmp_path / "in/sub/c.png")
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    (tmp_path / "in/notes.txt").write_text("words\n" * 99, encoding="utf-8")
+    write_video(tmp_path / "in/v.mp4", [0, 40])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_image_is_one_frame_without_a_time(folder: Path) -> None:
+    (frame,) = open_sources(["in/a.jpg"])[0].frames(Sampling())
+    assert isinstance(frame, Frame)
+    assert (frame.source, frame.index, frame.time) == ("in/a.jpg", 0, None)
+    assert frame.image.shape == (48, 64, 3)
+
+
+def test_a_folder_is_its_images_at_any_depth_and_a_broken_one_fails_in_its_place(folder: Path) -> None:
+    (source,) = open_sources(["in"])
+    assert source.total() == 4
+    assert read([source]) == ["in/a.jpg", "in/b.png", "!in/broken.png", "in/sub/c.png"]
+
+
+def test_a_glob_is_its_matches_and_keeps_videos_apart(folder: Path) -> None:
+    assert read(open_sources(["in/*.png"])) == ["in/b.png", "!in/broken.png"]
+    assert read(open_sources(["in/**/*.png"])) == ["in/b.png", "!in/broken.png", "in/sub/c.png"]
+    sources = open_sources(["in/[abv].*"])
+    assert [isinstance(source, VideoSource) for source in sources] == [False, True]
+    assert read(sources) == ["in/a.jpg", "in/b.png", "in/v.mp4", "in/v.mp4"]
+
+
+def test_a_file_whose_name_is_a_glob_is_that_file(folder: Path) -> None:
+    write_image(folder / "in/[1].png")
+    assert read(open_sources(["in/[1].png"])) == ["in/[1].png"]
+
+
+def test_an_image_under_another_name_is_an_image(folder: Path) -> None:
+    write_image(folder / "in/a.png").rename(folder / "in/picture.dat")
+    assert read(open_sources(["in/picture.dat"])) == ["in/picture.dat"]
+
+
+def test_sampling_counts_the_images_of_a_folder(folder: Path) -> None:
+    assert read(open_sources(["in"]), Sampling(start=1, stride=2)) == ["in/b.png", "in/sub/c.png"]
+    assert read(open_sources(["in"]), Sampling(max_frames=1)) == ["in/a.jpg"]
+
+
+def test_a_text_file_fails_in_its_turn_after_the_good_one_before_it(folder: Path) -> None:
+    sources = open_sources(["in/a.jpg", "in/notes.txt", "in/b.png"])
+    assert read(sources) == ["in/a.jpg", "!in/notes.txt", "in/b.png"]
+    (failure,) = sources[1].frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert failure.reason.startswith("in/notes.txt ")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("in/none.mp4", "there is no file or folder in/none.mp4; name an image, a folder, a glob or a video file"),
+        ("in/*.gif", "no file matches in/*.gif"),
+        ("empty", "folder empty has no images; expected files ending in"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused_at_once(name: str, sentence: str, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(SourceError) as error:
+        open_sources(["in/a.jpg", name])
+    assert str(error.value).startswith(sentence)
