@@ -173,7 +173,7 @@ def _swin(embed_dim: int, depths: tuple[int, ...]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("asked", "embed_dim", "depths", "message"),
     [
-        ("spt_t", 128, (2, 2, 18, 2), r"like swin_b \(embed_dim 128, depths 2, 2, 18, 2\), not spt_t; try --model spt_b"),
+        ("spt_t", 128, (2, 2, 18, 2), r"swin_b \(embed_dim 128, depths 2, 2, 18, 2\), not spt_t; try --model spt_b"),
         ("swin_b", 96, (2, 2, 6, 2), r"look like swin_t \(.*\), not swin_b; try --model swin_t"),
         ("spt_s", 96, (2, 2, 6, 2), r"look like swin_t \(.*\), not spt_s; try --model spt_t"),
         ("spt_t", 192, (2, 2, 18, 2), r"like no model known here \(embed_dim 192, depths 2, 2, 18, 2\); known are"),
