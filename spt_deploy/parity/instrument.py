@@ -27,8 +27,9 @@ class BlockPorts(NamedTuple):
 def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelProto, list[BlockPorts]]:
     """A copy of the model with ports on every ``SelectTokens`` node.
 
-    Each gets an output ``probe_score_i`` (B x N float32, what is compared with the threshold) and an input
-    ``probe_forced_i`` (B x N float32): ``FREE`` leaves the block's own selection, ``KEEP`` and ``DROP`` override it.
+    Each gets an output ``probe_score_i`` (B x N float32: the logits that a threshold is compared with, or the
+    gates in (0, 1) that a ranking orders) and an input ``probe_forced_i`` (B x N float32): ``FREE`` leaves the
+    block's own selection, ``KEEP`` and ``DROP`` override it.
 
     Returns:
         The copy, and the ports in the order of the blocks; no ports when the model has no SPA block.
@@ -36,17 +37,18 @@ def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelPr
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     graph = copy.graph
-    tokens = _tokens_of_blocks(proto)
+    blocks = _blocks(proto)
     ports: list[BlockPorts] = []
     nodes: list[onnx.NodeProto] = []
+    probes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.domain == DOMAIN and node.op_type == "SelectTokens":
             i = len(ports)
-            port = BlockPorts(f"probe_score_{i}", f"probe_forced_{i}", tokens[i])
+            gate, tokens = blocks[i]
+            port = BlockPorts(f"probe_score_{i}", f"probe_forced_{i}", tokens)
             score, _, threshold = node.input
             names = {"zero": f"probe_zero_{i}", "free": f"probe_free_{i}", "over": f"probe_over_{i}"}
             nodes += [
-                helper.make_node("Identity", [score], [port.score]),
                 helper.make_node("Constant", [], [names["zero"]], value_float=FREE),
                 helper.make_node("Equal", [port.forced, names["zero"]], [names["free"]]),
                 # +-1 must be decided whatever the threshold is, so a forced score is the threshold +-1.
@@ -58,19 +60,24 @@ def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelPr
             graph.input.append(helper.make_tensor_value_info(port.forced, TensorProto.FLOAT, shape))
             graph.output.append(helper.make_tensor_value_info(port.score, TensorProto.FLOAT, shape))
             ports.append(port)
+            # At the end of the graph: the gate may be computed after the selection.
+            probes.append(helper.make_node("Identity", [gate if selector == "topk" else score], [port.score]))
         nodes.append(node)
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*nodes, *probes)]
     del graph.node[:]
     graph.node.extend(ordered)
     return copy, ports
 
 
-def _tokens_of_blocks(proto: onnx.ModelProto) -> list[int]:
-    """N of each SPA block, which the attention node that follows carries."""
-    return [
+def _blocks(proto: onnx.ModelProto) -> list[tuple[str, int]]:
+    """Of each SPA block in order: the name of its gate, and N."""
+    ours = [node for node in proto.graph.node if node.domain == DOMAIN]
+    gates = [node.input[1] for node in ours if node.op_type == "PackedQKV"]
+    tokens = [
         attribute.i
-        for node in proto.graph.node
-        if node.domain == DOMAIN and node.op_type == "PackedAttention"
+        for node in ours
+        if node.op_type == "PackedAttention"
         for attribute in node.attribute
         if attribute.name == "tokens"
     ]
+    return list(zip(gates, tokens, strict=True))

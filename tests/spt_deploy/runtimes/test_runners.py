@@ -1,0 +1,116 @@
+"""Runners: one contract, the same answers, errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, UsageError
+from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.onnx_file import read_facts
+from tests.exported import Exported, make_exported
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return make_exported(tmp_path_factory.mktemp("runners"), SIZE)
+
+
+def _images(batch: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(0).standard_normal((batch, 3, *SIZE), dtype=np.float32)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_runtime_answers_as_pytorch_does(made: Exported, runtime: str, batch: int) -> None:
+    pytest.importorskip(runtime, reason="an extra")
+    images = _images(batch)
+    with open_runner(made.checkpoint) as ours, open_runner(made.onnx, runtime, "cpu") as theirs:
+        expected, found = ours.infer(images), theirs.infer(images)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(found[name], value, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_an_artefact_goes_to_the_runtime_that_takes_it(made: Exported) -> None:
+    assert open_runner(made.checkpoint).runtime == "torch"
+    assert open_runner(made.onnx).runtime == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        (np.zeros((3, *SIZE), np.float32), "B x 3 x 48 x 64"),  # no batch dimension
+        (np.zeros((0, 3, *SIZE), np.float32), "B >= 1"),
+        (np.zeros((1, 3, 64, 48), np.float32), "B x 3 x 48 x 64"),  # sides swapped
+        (np.zeros((1, 3, *SIZE), np.float64), "float32"),
+        (np.zeros((1, 3, *SIZE), np.uint8), "float32"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused_before_it_runs(
+    made: Exported, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], match: str
+) -> None:
+    with open_runner(made.onnx) as runner, pytest.raises(InputError, match=match):
+        runner.infer(images)
+
+
+def test_a_runner_must_be_open_to_run(made: Exported) -> None:
+    runner = open_runner(made.onnx)
+    with pytest.raises(InputError, match="with statement"):
+        runner.infer(_images(1))
+    with runner:
+        runner.infer(_images(1))
+    with pytest.raises(InputError, match="with statement"):
+        runner.infer(_images(1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_cuda_that_is_not_there_is_an_error_and_no_silent_fall_to_the_cpu(made: Exported, kind: str) -> None:
+    with pytest.raises(RuntimeMissingError, match="CUDA"):
+        open_runner(getattr(made, kind), device="cuda")
+
+
+def test_a_runtime_that_does_not_take_the_artefact_says_which_does(made: Exported) -> None:
+    with pytest.raises(UsageError, match="use torch"):
+        open_runner(made.checkpoint, "onnxruntime")
+    with pytest.raises(UsageError, match="onnxruntime or openvino"):
+        open_runner(made.onnx, "torch")
+
+
+def test_unknown_names_are_refused_with_the_known_ones(made: Exported) -> None:
+    with pytest.raises(UsageError, match="known are auto, torch, onnxruntime, openvino"):
+        open_runner(made.onnx, "tflite")
+    with pytest.raises(UsageError, match="auto, cpu, cuda"):
+        open_runner(made.onnx, device="tpu")
+    with pytest.raises(ArtefactError, match=r"\.safetensors\) or an \.onnx file"):
+        open_runner(made.onnx.with_suffix(".txt"))
+
+
+def test_files_that_are_no_onnx_of_ours_are_named_in_one_sentence(made: Exported, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.onnx"
+    short = tmp_path / "short.onnx"
+    short.write_bytes(made.onnx.read_bytes()[:100_000])
+    text = tmp_path / "text.onnx"
+    text.write_text("no model", encoding="utf-8")
+    foreign = tmp_path / "foreign.onnx"
+    proto = onnx.load(made.onnx)
+    del proto.metadata_props[:]
+    onnx.save(proto, foreign)
+    for path, match in (
+        (missing, "there is no file"),
+        (short, "cut short"),
+        (text, "no ONNX file"),
+        (foreign, "did not write"),
+    ):
+        with pytest.raises(ArtefactError, match=match) as caught:
+            read_facts(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,77 @@
+"""What an exported file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from spt_deploy.errors import UsageError
+from spt_deploy.facts import METADATA_KEY, ModelFacts
+from spt_deploy.model.operators import DOMAIN
+from spt_deploy.preprocess import Preprocessing
+from spt_export.exporter import to_onnx
+from tests.exported import Exported, make_exported
+from tests.spt_deploy.model.models import make_model
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return make_exported(tmp_path_factory.mktemp("classify"), (64, 96), selection="all")
+
+
+def _shapes(values: object) -> dict[str, list[int | str]]:
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}  # type: ignore[attr-defined]
+
+
+def test_the_file_passes_the_full_check(classify: Exported) -> None:
+    onnx.checker.check_model(classify.onnx, full_check=True)
+
+
+def test_each_spa_block_is_four_nodes(classify: Exported) -> None:
+    ours = [node.op_type for node in onnx.load(classify.onnx).graph.node if node.domain == DOMAIN]
+    assert ours == ["SelectTokens", "PackedQKV", "PackedAttention", "UnpackProject"] * 4
+
+
+def test_inputs_and_outputs_have_the_documented_names_and_a_free_batch(classify: Exported) -> None:
+    graph = onnx.load(classify.onnx).graph
+    assert _shapes(graph.input) == {"images": ["batch", 3, 64, 96]}
+    assert _shapes(graph.output) == {
+        "logits": ["batch", 5],
+        "select_ratio": ["batch", 4],
+        "selection": ["batch", 4, 6],
+        "kept_3.1": ["batch", 4, 6],
+        "kept_3.2": ["batch", 4, 6],
+        "kept_4.1": ["batch", 2, 3],
+        "kept_4.2": ["batch", 2, 3],
+    }
+
+
+def test_the_facts_travel_in_the_metadata(classify: Exported) -> None:
+    metadata = {p.key: p.value for p in onnx.load(classify.onnx).metadata_props}
+    facts = ModelFacts.from_json(metadata[METADATA_KEY], "the file")
+    assert facts.preprocessing == Preprocessing.for_task("classify", (64, 96))
+    assert facts.model.backbone.packing == "per-image"
+
+
+def test_nothing_in_the_file_tells_where_it_was_made(classify: Exported) -> None:
+    content = classify.onnx.read_bytes()
+    for word in (str(Path.cwd()), "site-packages", "stack_trace"):
+        assert word.encode() not in content
+
+
+def test_a_model_without_spa_blocks_has_standard_operators_only() -> None:
+    model = make_model("swin_micro")
+    facts = ModelFacts(model.config, Preprocessing.for_task("classify", (32, 32)), "0")
+    proto = to_onnx(model, facts)
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert not proto.functions
+    assert [output.name for output in proto.graph.output] == ["logits"]
+
+
+def test_an_unknown_selection_output_is_refused() -> None:
+    model = make_model()
+    facts = ModelFacts(model.config, Preprocessing.for_task("classify", (32, 32)), "0")
+    with pytest.raises(UsageError, match="summary, all, none"):
+        to_onnx(model, facts, "some")  # type: ignore[arg-type]
