@@ -118,7 +118,8 @@ def _open(path: Path) -> InputContainer:
     import av
 
     try:
-        container = av.open(str(path.absolute()))  # FFmpeg takes the a: of a relative a:b.mp4 for a protocol
+        # Absolute, for FFmpeg takes the a: of a relative a:b.mp4 for a protocol. A title need not be UTF-8.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
         raise SourceError(f"{path} is neither an image nor a video that FFmpeg can read: {reason}") from error

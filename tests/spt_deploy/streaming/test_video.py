@@ -223,3 +223,15 @@ def test_a_name_that_looks_like_a_protocol_is_a_file(tmp_path: Path) -> None:
         check=True,
     )
     assert run.stdout == "2\n"
+
+
+def test_a_title_that_is_not_utf_8_does_not_hide_the_video(tmp_path: Path) -> None:
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "name"
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="bgr24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"name", b"n\xe4me"))
+    assert len(frames_of(path)) == 1
