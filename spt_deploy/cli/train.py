@@ -1,0 +1,90 @@
+"""``spt-deploy train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from spt_deploy.cli import INTERRUPTED
+from spt_deploy.cli.console import progress, status
+from spt_deploy.cli.options import FILE, IMAGE_SIZE, device_option
+from spt_deploy.config import MODEL_NAMES, TASKS
+from spt_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from spt_deploy.workflows.train import TrainResult
+
+
+@click.command("train")
+@click.argument("data", type=FILE, required=False)
+@click.option("--task", type=click.Choice(TASKS), default="classify", show_default=True, help="What to learn.")
+@click.option("--model", type=click.Choice(MODEL_NAMES), default="spt_t", show_default=True, help="What to train.")
+@click.option("--init", type=FILE, help="SPT checkpoint or Swin weights to start from.  [default: random weights]")
+@click.option("--epochs", type=int, default=50, show_default=True, help="Passes over the training images.")
+@click.option("--imgsz", type=IMAGE_SIZE, default="224", show_default=True, help="Input size: 224, or 800x1280.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Images a step.")
+@click.option("--lr", type=float, default=5e-4, show_default=True, help="Highest learning rate.")
+@click.option("--gate-lr-scale", type=float, default=10.0, show_default=True, help="How much faster the gates learn.")
+@click.option("--alpha", type=float, default=0.01, show_default=True, help="Weight of the select loss.")
+@click.option("--threshold", type=float, default=0.01, show_default=True, help="Score above which a token is kept.")
+@click.option("--label-smoothing", type=float, default=0.1, show_default=True, help="Share of the label spread out.")
+@click.option("--out", type=FILE, help="Folder of the run.  [default: runs/DATA-MODEL; with --resume the newest]")
+@click.option("--resume", is_flag=True, help="Go on with a run exactly where its last whole epoch ended.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is in --out already.")
+@device_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random; same seed, same run (CPU).")
+@click.option("--workers", type=int, help="Processes that read images.  [default: by the device]")
+@click.pass_context
+def command(
+    ctx: click.Context, /, data: Path | None, out: Path | None, resume: bool, overwrite: bool, **options: Any
+) -> None:
+    """Train an SPT on a folder of images, DATA/train/CLASS/*.jpg and DATA/val/CLASS/*.jpg.
+
+    A class folder may hold boxes.txt, a line an object: file name, x0, y0, x1, y1 in pixels, tab separated. From them
+    the gates learn what to keep; without them the select loss is off.
+
+    The run's folder gets best.pt, last.pt, metrics.jsonl and config.json.
+    """
+    from spt_deploy.training.config import TrainConfig
+    from spt_deploy.training.report import Reports
+    from spt_deploy.training.run_folder import new_run_folder, newest_run_folder
+    from spt_deploy.workflows.train import resumed_config, train
+
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if resume:
+        given = {k: v for k, v in options.items() if ctx.get_parameter_source(k) is not ParameterSource.DEFAULT}
+        if out is None:
+            out = newest_run_folder()
+            status(f"going on with {out}: the newest run")
+        config = resumed_config(out, given if data is None else given | {"data": data})
+    elif data is None:
+        raise UsageError("DATA is missing; name the folder that holds train/CLASS/ and val/CLASS/ with images")
+    else:
+        config = TrainConfig(data=data, out=out or new_run_folder(data, options["model"]), **options)
+    result = train(config, resume=resume, overwrite=overwrite, reports=Reports(status, progress))
+    _print_result(result, config.epochs)
+    if result.interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _print_result(result: TrainResult, epochs: int) -> None:
+    if result.interrupted:
+        status(f"stopped after {result.epochs} of {epochs} whole epochs")
+        again = f"spt-deploy train --resume --out {result.out}"
+        status(f"go on with: {again}" if result.epochs else "no epoch was finished: there is nothing to go on from")
+    if result.broken:
+        status(f"{len(result.broken)} unreadable images were left out")
+    if result.best is None or result.record is None:
+        return
+    val = result.record["val"]
+    click.echo(f"{result.best}: {result.metric} {100 * val[result.metric]:.1f} % (epoch {result.record['epoch']})")
+    if val["select_ratio"]:
+        ratios = ", ".join(f"{block} {100 * ratio:.1f} %" for block, ratio in val["select_ratio"].items())
+        click.echo(f"tokens kept by block: {ratios}")
+    if val["object_ratio"]:
+        ratios = ", ".join(f"{stride} {100 * ratio:.1f} %" for stride, ratio in val["object_ratio"].items())
+        click.echo(f"tokens in objects: {ratios}")

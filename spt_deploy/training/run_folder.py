@@ -1,0 +1,175 @@
+"""The folder of a run: ``last.pt`` to go on from, ``best.pt`` to use, ``metrics.jsonl`` and ``config.json`` to read."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spt_deploy import __version__
+from spt_deploy.atomic import write_json, write_text
+from spt_deploy.errors import ArtefactError, InputError, UsageError
+from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.loop import Trainer
+
+RUNS = Path("runs")
+
+
+@dataclass
+class Progress:
+    """How far a run is: everything between two epochs that is neither weight nor optimiser.
+
+    Attributes:
+        history: a record an epoch, as in ``metrics.jsonl``.
+        best: the record of the best epoch so far; None before the first.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return len(self.history)
+
+
+class RunFolder:
+    """Files of one run by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.last = folder / "last.pt"
+        self.best = folder / "best.pt"
+        self.metrics = folder / "metrics.jsonl"
+        self.config = folder / "config.json"
+
+    def begin(self, config: TrainConfig, class_names: tuple[str, ...], images: dict[str, int], overwrite: bool) -> None:
+        """Make the folder and write ``config.json``.
+
+        Raises:
+            UsageError: when a run is there already and must not be overwritten.
+            OutputError: when the folder cannot be written.
+        """
+        old = [path for path in (self.last, self.best, self.metrics) if path.exists()]
+        if old and not overwrite:
+            raise UsageError(
+                f"{self.folder} holds a run already ({', '.join(p.name for p in old)}); go on with it (--resume), "
+                "replace it (--overwrite) or choose another --out"
+            )
+        write_json(
+            self.config,
+            {"config": config.to_dict(), "class_names": class_names, "images": images}
+            | {"tool_version": __version__, "torch_version": torch.__version__},
+        )
+        for path in old:
+            path.unlink()
+
+    def save_best(self, trainer: Trainer, preprocessing: Preprocessing, record: dict[str, Any]) -> None:
+        """Write ``best.pt``: weights, and of the trainer only what ``record`` measured."""
+        training = {"epoch": record["epoch"], "metrics": record["val"], "select_ratio": record["val"]["select_ratio"]}
+        save_checkpoint(self.best, trainer.model, preprocessing, training)
+
+    def save_last(self, trainer: Trainer, preprocessing: Preprocessing, progress: Progress) -> None:
+        """Write ``last.pt`` with everything needed to go on, and ``metrics.jsonl``."""
+        training = {
+            "config": trainer.config.to_dict(),
+            "history": progress.history,
+            "best": progress.best,
+            "step": trainer.step,
+            "optimizer": trainer.optimizer.state_dict(),
+            "precision": trainer.precision.state_dict(),
+            "random": random_state(),
+        }
+        save_checkpoint(self.last, trainer.model, preprocessing, training)
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in progress.history))
+
+    def load_last(self) -> tuple[Checkpoint, TrainConfig]:
+        """``last.pt``, and what its run was told.
+
+        Raises:
+            InputError: when there is none.
+            ArtefactError: when it is damaged or no checkpoint of a run.
+        """
+        if not self.last.is_file():
+            raise InputError(f"{self.folder} holds no last.pt to go on from; train without --resume")
+        checkpoint = load_checkpoint(self.last)
+        try:
+            return checkpoint, TrainConfig.from_dict(checkpoint.training["config"])
+        except (KeyError, TypeError, UsageError) as error:
+            raise ArtefactError(f"{self.last} holds no state of a training run to go on from ({error})") from error
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint, where: Path) -> Progress:
+    """Put a run's state back, random numbers included; the weights are the caller's.
+
+    Raises:
+        ArtefactError: when the state does not fit.
+    """
+    state = checkpoint.training
+    try:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.precision.load_state_dict(state["precision"])
+        trainer.step = int(state["step"])
+        set_random_state(state["random"])
+        return Progress(list(state["history"]), state["best"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtefactError(f"{where} holds a training state that does not fit its model ({error})") from error
+
+
+def random_state() -> dict[str, Any]:
+    """State of every global generator, as plain values and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)  # the stubs leave it open
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """The inverse of ``random_state``; generators of GPUs that are not here are left out."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, next_gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, next_gauss))
+    torch.set_rng_state(state["torch"])
+    for device, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_device, device)
+
+
+def set_seed(seed: int) -> None:
+    """Start every global generator from ``seed``."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def new_run_folder(data: Path, model: str) -> Path:
+    """A free name under ``runs/``: ``runs/DATA-MODEL``, or with ``-2``, ``-3`` behind it."""
+    name = f"{data.resolve().name or 'train'}-{model}"
+    number, folder = 1, RUNS / name
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder
+
+
+def newest_run_folder() -> Path:
+    """The folder under ``runs/`` whose ``last.pt`` is the newest.
+
+    Raises:
+        InputError: when there is none.
+    """
+    found = sorted(RUNS.rglob("last.pt"), key=lambda p: (p.stat().st_mtime, str(p)))
+    if not found:
+        raise InputError(f"there is no run to go on with under {RUNS}/ (looked for last.pt); name one with --out")
+    return found[-1].parent

@@ -1,0 +1,227 @@
+"""Train an SPT: a data set in, a folder with the best checkpoint out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spt_deploy.config import ModelConfig
+from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.model.checkpoint import Checkpoint
+from spt_deploy.model.network import SptModel
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.streaming.interrupt import stop_on_signals
+from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.dataset import CACHE_BYTES, Broken, DataSet, Samples
+from spt_deploy.training.image_folder import read_image_folder
+from spt_deploy.training.initial import load_initial
+from spt_deploy.training.loader import Loader
+from spt_deploy.training.loop import Interrupted, Trainer
+from spt_deploy.training.report import Reports
+from spt_deploy.training.run_folder import Progress, RunFolder, restore, set_seed
+from spt_deploy.training.tasks import make_task
+
+_MOST_WORKERS = 8  # more seldom help one GPU
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        out: folder of the run.
+        best: checkpoint of the best epoch; None when no epoch was finished.
+        metric: name of the metric that chose it.
+        record: of that epoch, as in ``metrics.jsonl``; None when no epoch was finished.
+        epochs: whole epochs done, of all resumptions together.
+        interrupted: whether a signal ended the run before its last epoch.
+        broken: images left out, with the reason.
+    """
+
+    out: Path
+    best: Path | None
+    metric: str
+    record: dict[str, Any] | None
+    epochs: int
+    interrupted: bool
+    broken: dict[Path, str]
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, reports: Reports | None = None
+) -> TrainResult:
+    """Train, and leave ``best.pt``, ``last.pt``, ``metrics.jsonl`` and ``config.json`` in ``config.out``.
+
+    The first SIGINT or SIGTERM ends the run after the step in hand; ``last.pt`` then is that of the last whole epoch.
+
+    Args:
+        config: of the run; of a resumed one as it was, but for data, device and workers.
+        resume: go on from ``last.pt`` exactly as the run would have gone on.
+        overwrite: replace a run that is in ``config.out`` already.
+        reports: takes what people read meanwhile; None keeps quiet.
+
+    Raises:
+        UsageError: when an argument cannot be meant, or differs from the run that is resumed.
+        InputError: when the data set or the checkpoint cannot be used.
+        ResultError: when the loss is no finite number.
+        RuntimeMissingError: when the device is not there.
+        OutputError: when the folder cannot be written.
+    """
+    reports = reports or Reports()
+    task = make_task(config)
+    device = _device(config.device)
+    folder = RunFolder(config.out)
+    checkpoint = _resumed(folder, config) if resume else None
+    data = read_image_folder(config.data)
+    model_config = ModelConfig(config.backbone(), config.task, data.class_names)
+    preprocessing = Preprocessing.for_task(config.task, config.imgsz)
+    if checkpoint is not None and checkpoint.facts.model != model_config:
+        raise UsageError(
+            f"{config.data} has the classes {', '.join(data.class_names)}, the run was begun with "
+            f"{', '.join(checkpoint.facts.model.class_names)}; resume it on the data it was begun with"
+        )
+    set_seed(config.seed)
+    model = SptModel(model_config)
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint.weights)
+    elif config.init is not None:
+        for note in load_initial(model, config.init):
+            reports.say(note)
+    model.to(device)
+    train_loader, val_loader = _loaders(config, data, preprocessing, device, reports)
+    _say_what(reports, config, data, model, device)
+    if checkpoint is None:
+        folder.begin(config, data.class_names, {"train": len(data.train), "val": len(data.val)}, overwrite)
+    alpha = config.alpha if data.has_objects else 0.0
+    with stop_on_signals() as stop:
+        trainer = Trainer(
+            config,
+            model,
+            task,
+            train_loader,
+            val_loader,
+            device,
+            alpha=alpha,
+            reports=reports,
+            stop=stop,
+        )
+        progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
+        interrupted = False
+        try:
+            _run(trainer, folder, preprocessing, progress, reports)
+        except Interrupted:
+            interrupted = True
+    broken = train_loader.broken | val_loader.broken
+    return TrainResult(
+        out=config.out,
+        best=folder.best if progress.best else None,
+        metric=task.metric,
+        record=progress.best,
+        epochs=progress.epoch,
+        interrupted=interrupted,
+        broken={path: b.reason for path, b in broken.items()},
+    )
+
+
+def resumed_config(out: Path, changes: dict[str, Any]) -> TrainConfig:
+    """What the run in ``out`` was told, with ``changes`` to what may change.
+
+    Raises:
+        InputError: when there is no run in ``out``.
+        UsageError: when a change is out of range.
+    """
+    _, begun = RunFolder(out).load_last()
+    return replace(begun, **(changes | {"out": out}))
+
+
+def _run(
+    trainer: Trainer, folder: RunFolder, preprocessing: Preprocessing, progress: Progress, reports: Reports
+) -> None:
+    """All epochs that are left, a checkpoint after each."""
+    metric = trainer.task.metric
+    for epoch in range(progress.epoch + 1, trainer.config.epochs + 1):
+        record: dict[str, Any] = {"epoch": epoch, "train": trainer.train_epoch(epoch), "val": trainer.evaluate()}
+        progress.history.append(record)
+        is_best = progress.best is None or record["val"][metric] > progress.best["val"][metric]
+        if is_best:
+            progress.best = record
+            folder.save_best(trainer, preprocessing, record)
+        folder.save_last(trainer, preprocessing, progress)
+        reports.say(_epoch_text(record, trainer.config.epochs, is_best))
+
+
+def _resumed(folder: RunFolder, config: TrainConfig) -> Checkpoint:
+    checkpoint, begun = folder.load_last()
+    differences = config.differences(begun)
+    if differences:
+        raise UsageError(
+            f"the run in {folder.folder} was begun with other options ({'; '.join(differences)}); leave them out, "
+            "or begin a new run"
+        )
+    return checkpoint
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        RuntimeMissingError: when a GPU is asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise RuntimeMissingError("--device cuda: PyTorch finds no CUDA device here; train with --device cpu")
+    return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
+
+
+def _loaders(
+    config: TrainConfig, data: DataSet, preprocessing: Preprocessing, device: torch.device, reports: Reports
+) -> tuple[Loader, Loader]:
+    workers = config.workers
+    if workers is None:
+        # A GPU waits for images; on a CPU workers would only take cores from the model.
+        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
+    cache = CACHE_BYTES // (2 * max(1, workers))  # two splits, each in every worker
+    train = Samples(data.train, preprocessing, augment_seed=config.seed, cache_bytes=cache)
+    val = Samples(data.val, preprocessing, cache_bytes=cache)
+
+    def on_broken(broken: Broken) -> None:
+        reports.say(f"left out: {broken.reason}")
+
+    common: dict[str, Any] = {
+        "workers": workers,
+        "pin_memory": device.type == "cuda",
+        "max_broken": config.max_broken,
+        "on_broken": on_broken,
+    }
+    return Loader(train, config.batch, shuffle_seed=config.seed, **common), Loader(val, config.batch, **common)
+
+
+def _say_what(reports: Reports, config: TrainConfig, data: DataSet, model: SptModel, device: torch.device) -> None:
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    reports.say(
+        f"{config.model} ({millions:.1f} M parameters) on {device.type}, {len(data.class_names)} classes, "
+        f"{len(data.train)} training and {len(data.val)} validation images, "
+        f"{config.imgsz[0]}x{config.imgsz[1]} pixels, batch {config.batch}"
+    )
+    if not data.has_objects and config.alpha and model.config.backbone.spa_stages:
+        reports.say("no boxes.txt beside the training images: no select labels, so the select loss is off (alpha 0)")
+
+
+def _epoch_text(record: dict[str, Any], epochs: int, is_best: bool) -> str:
+    training, val = record["train"], record["val"]
+    parts = [f"loss {training['loss']:.3f} (select {training['select_loss']:.3f})"]
+    parts += [f"{name} {100 * val[name]:.1f} %" for name in ("top1",) if name in val]
+    ratios = val["select_ratio"].values()
+    if ratios:
+        parts.append(f"kept {100 * sum(ratios) / len(ratios):.0f} % of tokens")
+    if val["object_ratio"]:
+        parts.append("objects " + ", ".join(f"{100 * v:.0f} % ({k})" for k, v in val["object_ratio"].items()))
+    parts.append(f"{training['images_per_second']:.0f} images/s")
+    return f"epoch {record['epoch']}/{epochs}: {', '.join(parts)}{', best so far' if is_best else ''}"
+
+
+__all__ = ["TrainConfig", "TrainResult", "resumed_config", "train"]

@@ -1,0 +1,59 @@
+"""Starting from weights: what fits is taken, heads of other classes are made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.errors import ArtefactError
+from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import SptModel
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.initial import load_initial
+
+
+def model(name: str = "spt_micro", classes: tuple[str, ...] = ("a", "b"), seed: int = 0) -> SptModel:
+    torch.manual_seed(seed)
+    return SptModel(ModelConfig(BackboneConfig.from_name(name), "classify", classes))
+
+
+def start(tmp_path: Path, begin: SptModel, target: SptModel) -> list[str]:
+    path = tmp_path / "begin.pt"
+    save_checkpoint(path, begin, Preprocessing(size=(64, 64)))
+    return load_initial(target, path)
+
+
+def test_the_same_model_and_classes_take_every_weight(tmp_path: Path) -> None:
+    begin, target = model(seed=1), model()
+    notes = start(tmp_path, begin, target)
+    assert len(notes) == 1
+    for name, tensor in begin.state_dict().items():
+        assert torch.equal(tensor, target.state_dict()[name])
+
+
+@pytest.mark.parametrize("classes", [("a", "b", "c"), ("b", "a")])
+def test_a_head_of_other_classes_is_made_anew_and_the_user_told(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    begin, target = model(seed=1), model(classes=classes)
+    fresh = target.head.fc.weight.clone()
+    notes = start(tmp_path, begin, target)
+    assert any("the head starts fresh" in note and "2 classes (a, b)" in note for note in notes)
+    assert torch.equal(target.head.fc.weight, fresh)
+    assert torch.equal(target.backbone.patch_embed.proj.weight, begin.backbone.patch_embed.proj.weight)
+
+
+def test_an_spt_begun_from_a_swin_keeps_its_fresh_gates(tmp_path: Path) -> None:
+    begin, target = model("swin_micro", seed=1), model()
+    notes = start(tmp_path, begin, target)
+    assert any("gates start fresh" in note for note in notes)
+    assert target.backbone.gate is not None
+    assert target.backbone.gate.bias.item() == 4.0
+
+
+def test_another_variant_is_an_error_that_says_which(tmp_path: Path) -> None:
+    path = tmp_path / "begin.pt"
+    save_checkpoint(path, model("spt_t"), Preprocessing(size=(64, 64)))
+    with pytest.raises(ArtefactError, match=r"look like spt_t.*not spt_micro"):
+        load_initial(model(), path)
