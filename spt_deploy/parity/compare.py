@@ -135,7 +135,7 @@ def _check_names(reference: Arrays, candidate: Arrays) -> None:
 
 
 def _matched(reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> tuple[Arrays, int, int]:
-    """The candidate's detections in the reference's order.
+    """The candidate's boxes and labels in the reference's order; scores stay as they are, for both sides sort them.
 
     A detection matches one of the same label and score whose box is nearest. One at the cut, whose score is within
     tolerance of the last of the K, may be missing on the other side: it is not counted.
@@ -158,9 +158,7 @@ def _matched(reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> tupl
             agreed += matched
             if matched:
                 distance[:, j] = np.inf
-                for name, theirs in (("boxes", their_boxes), ("scores", their_scores), ("labels", their_labels)):
-                    out[name][b, i] = theirs[j]
+                out["boxes"][b, i], out["labels"][b, i] = their_boxes[j], their_labels[j]
             elif at_cut:
-                for name, own in (("boxes", boxes), ("scores", scores), ("labels", labels)):
-                    out[name][b, i] = own[i]
+                out["boxes"][b, i], out["labels"][b, i] = boxes[i], labels[i]
     return out, agreed, counted

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spt_deploy.errors import InputError
+from spt_deploy.images import find_images, read_image
 from spt_deploy.preprocess import Preprocessing
 
 BATCHES = (1, 2, 5)  # one; the exporter's example; one that no power of two divides
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class Case(NamedTuple):
@@ -63,20 +63,11 @@ def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: 
     Raises:
         InputError: when there is no such folder, no image in it, or one cannot be read.
     """
-    import cv2
-
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give a folder of images with --data")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"folder {folder} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    files = find_images(folder)
     if len(files) > limit:
         files = [files[i * len(files) // limit] for i in range(limit)]
     for start in range(0, len(files), batch):
-        images = []
-        for file in files[start : start + batch]:
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise InputError(f"image {file} cannot be read; remove it or give another folder")
-            images.append(preprocessing.apply(np.asarray(image, dtype=np.uint8)))
+        images = [preprocessing.apply(read_image(file)) for file in files[start : start + batch]]
         yield Case(f"images {start + 1}-{start + len(images)}", np.stack(images))

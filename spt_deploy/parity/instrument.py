@@ -56,7 +56,7 @@ def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelPr
                 helper.make_node("Where", [names["free"], score, names["over"]], [f"probe_used_{i}"]),
             ]
             node.input[0] = f"probe_used_{i}"
-            shape = ["batch", port.tokens]
+            shape: list[str | int | None] = ["batch", port.tokens]
             graph.input.append(helper.make_tensor_value_info(port.forced, TensorProto.FLOAT, shape))
             graph.output.append(helper.make_tensor_value_info(port.score, TensorProto.FLOAT, shape))
             ports.append(port)

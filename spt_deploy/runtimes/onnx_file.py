@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from spt_deploy.errors import ArtefactError
 from spt_deploy.facts import METADATA_KEY, ModelFacts

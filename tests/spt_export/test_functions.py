@@ -82,9 +82,7 @@ def _chain(packing: Packing, height: int, width: int, shift: int) -> onnx.ModelP
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(
-        graph, opset_imports=opset_imports(), functions=function_protos(packing), ir_version=10
-    )
+    model = helper.make_model(graph, opset_imports=opset_imports(), functions=function_protos(packing), ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
 
