@@ -12,6 +12,8 @@ BLOCK = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 2e-2}
 MODEL = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-1}
 # A whole model in another runtime.
 RUNTIME = {torch.float32: 1e-4}
+# Coordinates of boxes in pixels: a point less a distance, of which little may be left.
+PIXELS = 1e-3
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerances: dict[torch.dtype, float] = BLOCK) -> None:

@@ -6,7 +6,7 @@ import torch
 from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.model.heads import DETECT_STRIDES, DetectHead, DetectMaps
 from tests.spt_deploy.model.models import CLASSES, images, make_model, randomise
-from tests.tolerances import assert_close
+from tests.tolerances import PIXELS, assert_close
 
 
 def make_head(top_k: int = 300, classes: tuple[str, ...] = CLASSES) -> DetectHead:
@@ -68,7 +68,7 @@ def test_decoding_equals_a_loop_over_points_and_classes() -> None:
         found.sort(key=lambda entry: -entry[0])
         assert output["labels"][image].tolist() == [c for _, c, _ in found[:40]]
         assert_close(output["scores"][image], torch.tensor([s for s, _, _ in found[:40]]))
-        assert output["boxes"][image].tolist() == [pytest.approx(b, abs=1e-3) for _, _, b in found[:40]]
+        assert output["boxes"][image].tolist() == [pytest.approx(b, abs=PIXELS) for _, _, b in found[:40]]
 
 
 def test_a_fresh_head_starts_with_scores_near_the_prior() -> None:
