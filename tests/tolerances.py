@@ -10,8 +10,6 @@ import torch
 BLOCK = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 2e-2}
 # A whole model, whose blocks add up their roundings.
 MODEL = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-1}
-# A whole model in another runtime.
-RUNTIME = {torch.float32: 1e-4}
 # Coordinates of boxes in pixels: a point less a distance, of which little may be left.
 PIXELS = 1e-3
 
