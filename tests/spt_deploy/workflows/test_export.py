@@ -1,0 +1,155 @@
+"""``export`` and ``validate`` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import inliner, numpy_helper
+
+from spt_deploy.cli import main
+from spt_deploy.errors import ResultError, UsageError
+from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint, sha256_of
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.workflows import export as export_workflow
+from spt_deploy.workflows.export import export
+from spt_deploy.workflows.validate import validate
+from tests.spt_deploy.model.models import make_model
+
+
+def _checkpoint(path: Path, size: tuple[int, int] = (64, 64), name: str = "spt_micro") -> Path:
+    save_checkpoint(path, make_model(name), Preprocessing.for_task("classify", size))
+    return path
+
+
+def test_export_writes_beside_the_checkpoint_and_says_what_it_came_from(tmp_path: Path) -> None:
+    checkpoint = _checkpoint(tmp_path / "best.pt")
+    report = export(checkpoint)
+    assert report.path == tmp_path / "best.onnx"
+    facts = read_facts(report.path)
+    assert facts.checkpoint_sha256 == sha256_of(checkpoint)
+    assert facts.model.backbone.packing == "per-image"
+    assert report.parity is not None
+    assert report.parity.passed
+    forced = [case.name for case in report.parity.cases if case.free is None]
+    assert forced == [f"keeps {what} x{b}" for b in (1, 2, 5) for what in ("nothing", "everything")]
+
+
+def test_the_image_size_and_packing_asked_for_are_the_file_s(tmp_path: Path) -> None:
+    report = export(
+        _checkpoint(tmp_path / "a.pt"), tmp_path / "b.onnx", image_size=(40, 72), packing="batch", selection="none"
+    )
+    assert report.inputs == {"images": ["batch", 3, 40, 72]}
+    assert list(report.outputs) == ["logits"]
+    facts = read_facts(report.path)
+    assert facts.preprocessing.size == (40, 72)
+    assert facts.model.backbone.packing == "batch"
+
+
+def test_a_file_that_does_not_say_what_the_checkpoint_says_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export_workflow.to_onnx
+
+    def wrong(*arguments: object) -> onnx.ModelProto:
+        proto = real(*arguments)  # type: ignore[arg-type]
+        (tensor,) = [t for t in proto.graph.initializer if t.name.endswith("head.fc.weight")]
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
+        return proto
+
+    monkeypatch.setattr(export_workflow, "to_onnx", wrong)
+    with pytest.raises(ResultError, match="logits is off by"):
+        export(_checkpoint(tmp_path / "best.pt"))
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_an_unknown_packing_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch, per-image"):
+        export(_checkpoint(tmp_path / "best.pt"), packing="static")  # type: ignore[arg-type]
+
+
+def test_spt_t_at_224_is_the_same_in_every_runtime_and_in_polygraphy(tmp_path: Path) -> None:
+    report = export(_checkpoint(tmp_path / "spt_t.pt", (224, 224), "spt_t"))
+    assert report.parity is not None
+    assert max(d.max_absolute for d in report.parity.differences.values()) < 1e-4
+
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    inlined = inliner.inline_local_functions(onnx.load(report.path)).SerializeToString()
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(inlined), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = load_checkpoint(report.checkpoint).build()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(images).named()
+    found = compiled({"images": images.numpy()})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value.numpy(), atol=1e-4, rtol=1e-4, err_msg=name)
+
+    command = [str(Path(sys.executable).with_name("polygraphy")), "run", str(report.path), "--onnxrt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout
+
+
+def test_validate_compares_every_runtime_on_the_user_s_images_and_prints_json(tmp_path: Path) -> None:
+    import cv2
+
+    export(_checkpoint(tmp_path / "best.pt"))
+    data = tmp_path / "images"
+    data.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(data / f"{i}.png"), np.random.default_rng(i).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    result = CliRunner().invoke(
+        main, ["validate", str(tmp_path / "best.pt"), str(tmp_path / "best.onnx"), "--data", str(data), "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["passed"]
+    assert [pair["candidate"] for pair in report["pairs"]] == [
+        "best.onnx (onnxruntime cpu fp32)",
+        "best.onnx (openvino cpu fp32)",
+    ]
+    assert "images 1-3" in [case["name"] for case in report["pairs"][0]["cases"]]
+    assert len(report["batch_independence"]) == 3
+    assert {block["block"] for block in report["pairs"][0]["selection"]} == {"3.1", "3.2", "4.1", "4.2"}
+
+
+def test_validate_ends_with_1_when_something_differs(tmp_path: Path) -> None:
+    report = export(_checkpoint(tmp_path / "best.pt"))
+    proto = onnx.load(report.path)
+    (tensor,) = [t for t in proto.graph.initializer if t.name.endswith("head.fc.bias")]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name))
+    onnx.save(proto, report.path)
+    result = CliRunner().invoke(
+        main, ["validate", str(report.checkpoint), str(report.path), "--runtime", "onnxruntime"]
+    )
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout
+    assert "parity failed for best.onnx" in result.stderr
+
+
+def test_validate_of_one_checkpoint_alone_has_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name a second artefact"):
+        validate([_checkpoint(tmp_path / "best.pt")])
+
+
+def test_commands_without_arguments_take_what_is_obvious_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _checkpoint(tmp_path / "runs" / "first" / "best.pt")
+    exported = CliRunner().invoke(main, ["export"])
+    assert exported.exit_code == 0, exported.stderr
+    assert "taking runs/first/best.pt" in exported.stderr
+    validated = CliRunner().invoke(main, ["validate", "--runtime", "onnxruntime"])
+    assert validated.exit_code == 0, validated.stderr
+    assert "taking runs/first/best.onnx" in validated.stderr
+    assert "taking runs/first/best.pt as the reference" in validated.stderr
