@@ -71,11 +71,19 @@ SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "ring": _ring,
     "square": _square,
 }
+# Each class has its colours too, so that a few minutes from random weights suffice; shape alone takes much longer.
+HUES = {"cross": 0.0, "disk": 215.0, "ring": 48.0, "square": 130.0}  # degrees
+HUE_SPREAD = 20.0  # to either side
 
 
-def random_colour(rng: np.random.Generator, light: tuple[float, float], saturation: tuple[float, float]) -> Floats:
-    """A BGR colour, 3 float32 in [0, 255], of any hue."""
-    hsv = np.array([[[rng.uniform(0, 360), rng.uniform(*saturation), rng.uniform(*light)]]], dtype=np.float32)
+def random_colour(
+    rng: np.random.Generator,
+    light: tuple[float, float],
+    saturation: tuple[float, float],
+    hue: tuple[float, float] = (0.0, 360.0),
+) -> Floats:
+    """A BGR colour, 3 float32 in [0, 255]; ``hue`` in degrees, the others in [0, 1]."""
+    hsv = np.array([[[rng.uniform(*hue) % 360, rng.uniform(*saturation), rng.uniform(*light)]]], dtype=np.float32)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] * 255, dtype=np.float32)
 
 
@@ -140,11 +148,12 @@ def background(rng: np.random.Generator, height: int, width: int, unit: float) -
     return (mixed + grain).astype(np.float32), colours
 
 
-def object_colour(rng: np.random.Generator, around: list[Floats]) -> Floats:
-    """A vivid BGR colour that stands out from those around it; the best of a hundred where none stands out enough."""
+def object_colour(rng: np.random.Generator, shape: str, around: list[Floats]) -> Floats:
+    """A vivid BGR colour of the class that stands out from those around it; the best of a hundred where none does."""
+    middle = HUES[shape]
     best, best_distance = np.zeros(3, dtype=np.float32), -1.0
     for _ in range(100):
-        colour = random_colour(rng, light=(0.55, 1.0), saturation=(0.55, 1.0))
+        colour = random_colour(rng, (0.55, 1.0), (0.6, 1.0), (middle - HUE_SPREAD, middle + HUE_SPREAD))
         distance = min(float(np.linalg.norm(lab(colour) - lab(other))) for other in around)
         if distance > best_distance:
             best, best_distance = colour, distance
@@ -201,7 +210,7 @@ def make_image(rng: np.random.Generator, shape: str) -> tuple[Image, Box]:
     # A turned square reaches 1.22 radii from its centre; the object lies wholly inside.
     low, high = 1.25 * radius, IMAGE_SIZE - 1.25 * radius
     centre = (rng.uniform(low, high), rng.uniform(low, high))
-    box = draw(canvas, shape, centre, radius, rng.uniform(0, 2 * np.pi), object_colour(rng, colours))
+    box = draw(canvas, shape, centre, radius, rng.uniform(0, 2 * np.pi), object_colour(rng, shape, colours))
     if box is None:
         raise RuntimeError(f"a {shape} at {centre} is out of its image")
     return finished(canvas), box
@@ -242,7 +251,7 @@ def video_frames(frames: int, seed: int) -> Iterator[tuple[Image, str, Box | Non
         turn, step = divmod(frame, period)
         own = np.random.default_rng([seed, 1, turn])  # every frame of a turn draws the same object
         radius = np.sqrt(own.uniform(*BOX_SHARE)) * VIDEO_SIZE / 2
-        colour = object_colour(own, colours)
+        colour = object_colour(own, order[turn], colours)
         heading, bend, spin = own.uniform(0, 2 * np.pi), own.uniform(-0.5, 0.5), own.uniform(-1.5, 1.5)
         camera = frame // 2  # the camera glides: a still background would be too easy to look at
         canvas = texture[camera : camera + VIDEO_SIZE, camera : camera + VIDEO_SIZE].copy()
