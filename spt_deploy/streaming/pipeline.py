@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Runner
 from spt_deploy.streaming import summary as stages
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource
-from spt_deploy.streaming.interrupt import StopRequest
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.writers import Annotations, PredictionLog
 

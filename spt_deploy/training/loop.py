@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from spt_deploy.errors import InputError, ResultError
+from spt_deploy.interrupt import StopRequest
 from spt_deploy.model.network import ModelOutput, SptModel
-from spt_deploy.streaming.interrupt import StopRequest
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.loader import Batch, Loader
 from spt_deploy.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate

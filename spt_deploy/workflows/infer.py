@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from spt_deploy import __version__
 from spt_deploy.errors import ResultError, SourceError, UsageError
+from spt_deploy.interrupt import StopRequest, stop_on_signals
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.frames import Sampling, Source, VideoSource
-from spt_deploy.streaming.interrupt import StopRequest, stop_on_signals
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.sources import open_sources

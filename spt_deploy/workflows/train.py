@@ -11,10 +11,10 @@ import torch
 
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.streaming.interrupt import stop_on_signals
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import CACHE_BYTES, Broken, DataSet, Samples
 from spt_deploy.training.image_folder import read_image_folder

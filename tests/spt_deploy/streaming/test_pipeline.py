@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.streaming.frames import Sampling
-from spt_deploy.streaming.interrupt import StopRequest
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.sources import open_sources

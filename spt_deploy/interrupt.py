@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the frame in hand, close what is open, then stop."""
+"""Ctrl-C and SIGTERM as a request: finish the frame or step in hand, close what is open, then stop."""
 
 from __future__ import annotations
 
