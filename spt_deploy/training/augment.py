@@ -1,26 +1,45 @@
-"""Random changes of a training image, its boxes with it: flip, a jittered crop, a light change of colour.
+"""Random changes of a training image, its objects with it: flip, a jittered crop, a light change of colour.
 
 They come before preprocessing and never resample: a crop is a slice, so that the one resize is preprocessing's own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.config import Task
 from spt_deploy.preprocess import IMAGENET_MEAN
+from spt_deploy.training.scene import Image, Scene
 
-Image = npt.NDArray[np.uint8]
-Boxes = npt.NDArray[np.float32]
-
-FLIP = 0.5  # probability
-CROP_SIDE = (0.8, 1.1)  # sides of the crop as shares of the image's; above 1 it looks past the edge
 BRIGHTNESS = 0.15
 CONTRAST = 0.15
 CHANNEL = 0.05  # each channel's own gain
+LEAST_VISIBLE = 0.25  # share of an object's box; with less left in the crop it is not to be found any more
 OUTSIDE_BGR = tuple(round(255 * v) for v in reversed(IMAGENET_MEAN))  # 0 once normalised, as letterbox fills
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much training images change.
+
+    Attributes:
+        flip: probability that left and right are exchanged.
+        window: sides of the crop as shares of the image's; above 1 it looks past the edge, and objects become smaller.
+        aspect: the crop's height and width differ from the image's by up to this share.
+    """
+
+    flip: float = 0.5
+    window: tuple[float, float] = (0.8, 1.1)
+    aspect: float = 0.05
+
+    @classmethod
+    def for_task(cls, task: Task) -> Augmentation:
+        """The default of a task: objects to be found come in more sizes than images to be named."""
+        return cls(window=(0.67, 1.6)) if task == "detect" else cls()
 
 
 class Crop(NamedTuple):
@@ -32,48 +51,44 @@ class Crop(NamedTuple):
     width: int
 
 
-def augment(image: Image, boxes: Boxes | None, random: np.random.Generator) -> tuple[Image, Boxes | None]:
-    """One image changed at random.
-
-    Args:
-        image: H x W x 3 uint8, BGR; stays as it is.
-        boxes: n x 4 float32, xyxy in pixels of ``image``; None where nothing is known of objects.
-        random: where chance comes from.
-
-    Returns:
-        The changed image, its size a little different, and its boxes; boxes that left the image are gone.
-    """
-    if random.random() < FLIP:
-        image, boxes = flip(image, boxes)
-    image, boxes = crop(image, boxes, _random_crop(image.shape[0], image.shape[1], random))
-    return colour_jitter(image, random), boxes
+def augment(scene: Scene, how: Augmentation, random: np.random.Generator) -> Scene:
+    """One image and its objects changed at random; objects that left the image are gone, its size differs a little."""
+    if random.random() < how.flip:
+        scene = flip(scene)
+    scene = crop(scene, _random_crop(scene.size, how, random))
+    return replace(scene, image=colour_jitter(scene.image, random))
 
 
-def flip(image: Image, boxes: Boxes | None) -> tuple[Image, Boxes | None]:
+def flip(scene: Scene) -> Scene:
     """Mirror left and right."""
-    if boxes is not None:
-        width = np.float32(image.shape[1])
-        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-    return image[:, ::-1], boxes
+    width = np.float32(scene.size[1])
+    x0, y0, x1, y1 = scene.boxes.T
+    return replace(
+        scene,
+        image=scene.image[:, ::-1],
+        boxes=np.stack([width - x1, y0, width - x0, y1], axis=1),
+        mask=None if scene.mask is None else scene.mask[:, ::-1],
+    )
 
 
-def crop(image: Image, boxes: Boxes | None, window: Crop) -> tuple[Image, Boxes | None]:
-    """The part of an image in ``window``; what lies outside the image gets the mean colour."""
-    height, width = image.shape[:2]
-    top, left = max(0, window.top), max(0, window.left)
-    bottom, right = min(height, window.top + window.height), min(width, window.left + window.width)
-    inside = image[top:bottom, left:right]
-    if inside.shape[:2] != (window.height, window.width):
-        whole = np.empty((window.height, window.width, 3), dtype=np.uint8)
-        whole[:] = OUTSIDE_BGR
-        whole[top - window.top : bottom - window.top, left - window.left : right - window.left] = inside
-        inside = whole
-    if boxes is not None:
-        moved = boxes - np.array([window.left, window.top] * 2, dtype=np.float32)
-        limit = np.array([window.width, window.height] * 2, dtype=np.float32)
-        moved = np.clip(moved, 0, limit)
-        boxes = moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
-    return inside, boxes
+def crop(scene: Scene, window: Crop) -> Scene:
+    """The part of an image in ``window``; what lies outside the image gets the mean colour.
+
+    Boxes are cut at the window's edge. An object of which less than ``LEAST_VISIBLE`` is left becomes crowd.
+    """
+    moved = scene.boxes - np.array([window.left, window.top] * 2, dtype=np.float32)
+    moved = np.clip(moved, 0, np.array([window.width, window.height] * 2, dtype=np.float32))
+    left = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
+    hidden = _areas(moved) < LEAST_VISIBLE * _areas(scene.boxes)
+    return replace(
+        scene,
+        image=_slice(scene.image, window, OUTSIDE_BGR),
+        boxes=moved[left],
+        labels=scene.labels[left],
+        crowd=(scene.crowd | hidden)[left],
+        drawn=scene.drawn[left],
+        mask=None if scene.mask is None else _slice(scene.mask, window, 0),
+    )
 
 
 def colour_jitter(image: Image, random: np.random.Generator) -> Image:
@@ -85,11 +100,30 @@ def colour_jitter(image: Image, random: np.random.Generator) -> Image:
     return np.stack([table[:, c][image[:, :, c]] for c in range(3)], axis=2)
 
 
-def _random_crop(height: int, width: int, random: np.random.Generator) -> Crop:
-    """A window of almost the image's size and shape, somewhere near it."""
-    scale = random.uniform(*CROP_SIDE)
-    aspect = random.uniform(0.95, 1.05)
+def _random_crop(size: tuple[int, int], how: Augmentation, random: np.random.Generator) -> Crop:
+    """A window of about the image's shape, somewhere near it."""
+    height, width = size
+    scale = random.uniform(*how.window)
+    aspect = random.uniform(1 - how.aspect, 1 + how.aspect)
     rows, columns = max(1, round(height * scale * aspect)), max(1, round(width * scale / aspect))
     # Between flush with one edge and flush with the other; larger than the image, it slides over it the same way.
     top, left = random.uniform(0, 1, 2) * (height - rows, width - columns)
     return Crop(round(top), round(left), rows, columns)
+
+
+def _slice(array: npt.NDArray[np.uint8], window: Crop, fill: int | tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """H x W (x 3) in ``window``, ``fill`` outside."""
+    height, width = array.shape[:2]
+    top, left = max(0, window.top), max(0, window.left)
+    bottom, right = min(height, window.top + window.height), min(width, window.left + window.width)
+    inside = array[top:bottom, left:right]
+    if inside.shape[:2] == (window.height, window.width):
+        return inside
+    whole = np.empty((window.height, window.width, *array.shape[2:]), dtype=np.uint8)
+    whole[:] = fill
+    whole[top - window.top : bottom - window.top, left - window.left : right - window.left] = inside
+    return whole
+
+
+def _areas(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -1,6 +1,6 @@
 """What is known of a training image, and how it becomes a sample: decoded, augmented, preprocessed.
 
-A reader of a data set format (`image_folder.py`) makes a `DataSet` of `Record`s; everything after that is here.
+A reader of a data set format (`formats.py` lists them) makes a `DataSet` of `Record`s; everything after that is here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor
 from spt_deploy.errors import SourceError
 from spt_deploy.images import read_image
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.augment import augment
+from spt_deploy.training.augment import Augmentation, augment
+from spt_deploy.training.objects import Objects
+from spt_deploy.training.scene import Scene, mask_in_input
 
 CACHE_BYTES = 512 << 20  # of decoded images kept in memory by one run, all its processes together
-_ROUNDING = 1e-3  # pixels; a box scaled to 7.9999 ends at 8
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,58 @@ class Record:
 
     Attributes:
         path: of the image file.
-        label: index of its class.
-        boxes: n x 4 float32, xyxy in pixels of the image, of all objects in it; None where nothing is known of them.
+        label: index of its one class; None in data that has none.
+        labels: indices of all classes in it, ascending; None where they are not known.
+        objects: everything in it; None where nothing is known of them.
+        image_id: a number of its own in its split, the file's own where it has one (COCO).
+        size: (height, width) that the annotations are written for; None where they do not say.
     """
 
     path: Path
-    label: int
-    boxes: npt.NDArray[np.float32] | None
+    label: int | None = None
+    labels: tuple[int, ...] | None = None
+    objects: Objects | None = None
+    image_id: int = 0
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image or annotation that cannot be used, and the sentence that says why.
+
+    Attributes:
+        path: of the image, or of the annotation file that should speak of one.
+        reason: a sentence that names the file.
+    """
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Class names in the order of the labels, and the records of both splits."""
+    """Both splits of a data set.
+
+    Attributes:
+        class_names: in the order of the labels.
+        train: records to learn from.
+        val: records to measure on.
+        format: name of the format it was read from (see `formats.py`).
+        category_ids: the format's own number of each class, in the order of the labels.
+        broken: what the reader left out.
+    """
 
     class_names: tuple[str, ...]
     train: tuple[Record, ...]
     val: tuple[Record, ...]
+    format: str = "folder"
+    category_ids: tuple[int, ...] = ()
+    broken: tuple[Broken, ...] = ()
 
     @property
     def has_objects(self) -> bool:
         """Whether any training image says where its objects lie."""
-        return any(r.boxes is not None for r in self.train)
+        return any(r.objects is not None for r in self.train)
 
 
 @dataclass(frozen=True)
@@ -59,23 +91,27 @@ class Sample:
 
     Attributes:
         path: of the image file.
+        image_id: of its record.
         image: 3 x H x W float32, RGB, normalised.
-        label: index of its class.
+        source_size: (height, width) of the image as decoded, before augmentation.
+        label: index of its class, -1 where it has none.
+        targets: classes float32, 1 for each class in the image; all 0 where they are not known.
+        boxes: n x 4 float32, xyxy in pixels of the input.
+        box_labels: n int64, index of the class.
+        crowd: n bool, objects that are not to be learnt or found.
         mask: H x W uint8, 1 where an object is; None where nothing is known of objects.
     """
 
     path: Path
+    image_id: int
     image: Tensor
+    source_size: tuple[int, int]
     label: int
+    targets: Tensor
+    boxes: Tensor
+    box_labels: Tensor
+    crowd: Tensor
     mask: Tensor | None
-
-
-@dataclass(frozen=True)
-class Broken:
-    """An image that cannot be read, and the sentence that says why."""
-
-    path: Path
-    reason: str
 
 
 class Key(NamedTuple):
@@ -97,7 +133,9 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
         records: tuple[Record, ...],
         preprocessing: Preprocessing,
         *,
+        classes: int = 0,
         augment_seed: int | None = None,
+        augmentation: Augmentation | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """See `Samples`.
@@ -105,12 +143,15 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
         Args:
             records: of the split.
             preprocessing: of the model.
+            classes: length of ``targets``.
             augment_seed: seed of the augmentation; None leaves the images as they are.
+            augmentation: how much the images change; None takes the default for whole-image labels.
             cache_bytes: how much memory decoded images may take in this process.
         """
         self.records = records
         self.preprocessing = preprocessing
-        self._seed = augment_seed
+        self._classes = classes
+        self._seed, self._augmentation = augment_seed, augmentation or Augmentation()
         self._cache: dict[int, npt.NDArray[np.uint8]] = {}
         self._cache_left = cache_bytes
 
@@ -121,17 +162,40 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
         """The sample ``key`` names, or what is wrong with its image file."""
         record = self.records[key.place]
         try:
-            image = self._decoded(key.place)
+            scene = self._scene(key.place)
         except SourceError as error:
             return Broken(record.path, str(error))
-        boxes = record.boxes
+        source_size, labels = scene.size, record.labels
         if self._seed is not None:
-            image, boxes = augment(image, boxes, np.random.default_rng((self._seed, key.epoch, key.place)))
-        mask = None
-        if boxes is not None:
-            placed = self.preprocessing.boxes_to_input(boxes, (image.shape[0], image.shape[1]))
-            mask = torch.from_numpy(box_mask(placed, self.preprocessing.size))
-        return Sample(record.path, torch.from_numpy(self.preprocessing.apply(image)), record.label, mask)
+            scene = augment(scene, self._augmentation, np.random.default_rng((self._seed, key.epoch, key.place)))
+        targets = torch.zeros(self._classes)
+        targets[list(labels or ())] = 1.0
+        return Sample(
+            path=record.path,
+            image_id=record.image_id,
+            image=torch.from_numpy(self.preprocessing.apply(scene.image)),
+            source_size=source_size,
+            label=-1 if record.label is None else record.label,
+            targets=targets,
+            boxes=torch.from_numpy(self.preprocessing.boxes_to_input(scene.boxes, scene.size)),
+            box_labels=torch.tensor(scene.labels),
+            crowd=torch.tensor(scene.crowd),
+            mask=torch.from_numpy(mask_in_input(scene, self.preprocessing)) if scene.known else None,
+        )
+
+    def _scene(self, place: int) -> Scene:
+        """The image of a record and its objects as they are.
+
+        Raises:
+            SourceError: when the image or an outline cannot be read, or the annotations are for one of another size.
+        """
+        record, image = self.records[place], self._decoded(place)
+        if record.size is not None and record.size != image.shape[:2]:
+            raise SourceError(
+                f"{record.path} is {image.shape[1]} x {image.shape[0]} pixels and its annotations are for "
+                f"{record.size[1]} x {record.size[0]}; annotate the image as it is, with its EXIF orientation obeyed"
+            )
+        return Scene.of(image, record.objects)
 
     def _decoded(self, place: int) -> npt.NDArray[np.uint8]:
         image = self._cache.get(place)
@@ -141,13 +205,3 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
                 self._cache_left -= image.nbytes
                 self._cache[place] = image
         return image
-
-
-def box_mask(boxes: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """H x W uint8, 1 in every pixel that a box touches; ``boxes`` n x 4 xyxy in pixels, ``size`` (height, width)."""
-    mask = np.zeros(size, dtype=np.uint8)
-    starts = np.floor(boxes[:, :2] + _ROUNDING).clip(min=0).astype(int)
-    ends = np.ceil(boxes[:, 2:] - _ROUNDING).clip(min=0).astype(int)
-    for (x0, y0), (x1, y1) in zip(starts, ends, strict=True):
-        mask[y0:y1, x0:x1] = 1
-    return mask

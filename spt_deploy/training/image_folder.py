@@ -17,6 +17,7 @@ import numpy as np
 from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import find_images
 from spt_deploy.training.dataset import DataSet, Record
+from spt_deploy.training.objects import Objects
 
 SPLITS = ("train", "val")
 
@@ -64,8 +65,8 @@ def _read_split(split: Path, names: tuple[str, ...]) -> tuple[Record, ...]:
             raise InputError(f"class {name} is empty: {error}") from error
         boxes = _read_boxes(split / name)
         for path in paths:
-            own = None if boxes is None else np.array(boxes.get(path.name, []), dtype=np.float32).reshape(-1, 4)
-            records.append(Record(path, label, own))
+            objects = None if boxes is None else Objects.from_boxes(boxes.get(path.name, []), label)
+            records.append(Record(path, label, objects=objects, image_id=len(records)))
     return tuple(records)
 
 

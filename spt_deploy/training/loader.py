@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from spt_deploy.errors import InputError
 from spt_deploy.training.dataset import Broken, Key, Sample, Samples
 
+_PER_IMAGE = ("boxes", "box_labels", "crowd")  # tensors of another length in every image
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -22,16 +25,28 @@ class Batch:
 
     Attributes:
         paths: of the B images.
+        image_ids: of their records.
+        source_sizes: (height, width) of each image as decoded, before augmentation.
         images: B x 3 x H x W float32, RGB, normalised.
-        labels: B int64.
+        labels: B int64, index of the class, -1 where there is none.
+        targets: B x classes float32, 1 for each class in the image; all 0 where they are not known.
+        boxes: of each image n x 4 float32, xyxy in pixels of the input.
+        box_labels: of each image n int64, index of the class.
+        crowd: of each image n bool, objects that are not to be learnt or found.
         masks: B x H x W uint8, 1 where an object is; all 0 where nothing is known of objects.
         has_mask: B bool, whether something is known.
         broken: images left out.
     """
 
     paths: tuple[Path, ...]
+    image_ids: tuple[int, ...]
+    source_sizes: tuple[tuple[int, int], ...]
     images: Tensor
     labels: Tensor
+    targets: Tensor
+    boxes: tuple[Tensor, ...]
+    box_labels: tuple[Tensor, ...]
+    crowd: tuple[Tensor, ...]
     masks: Tensor
     has_mask: Tensor
     broken: tuple[Broken, ...] = ()
@@ -49,9 +64,35 @@ class Batch:
             self,
             images=change(self.images),
             labels=change(self.labels),
+            targets=change(self.targets),
+            boxes=_change(change, self.boxes),
+            box_labels=_change(change, self.box_labels),
+            crowd=_change(change, self.crowd),
             masks=change(self.masks),
             has_mask=change(self.has_mask),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # On its way out of a worker each tensor costs a file descriptor, and a process has but a thousand: one for all.
+        return self.__dict__ | {name: _join(getattr(self, name)) for name in _PER_IMAGE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {name: _split(*state[name]) for name in _PER_IMAGE})
+
+
+def _join(parts: tuple[Tensor, ...]) -> tuple[Tensor, list[int]]:
+    """Tensors of different lengths as one, and their lengths."""
+    return torch.cat(parts) if parts else torch.empty(0), [len(t) for t in parts]
+
+
+def _split(joined: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
+    """The inverse of ``_join``."""
+    return torch.split(joined, lengths) if lengths else ()
+
+
+def _change(change: Callable[[Tensor], Tensor], parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    joined, lengths = _join(parts)  # one copy instead of one an image
+    return _split(change(joined), lengths)
 
 
 def collate(samples: Sequence[Sample | Broken]) -> Batch:
@@ -62,8 +103,14 @@ def collate(samples: Sequence[Sample | Broken]) -> Batch:
     masks = [nothing if s.mask is None else s.mask for s in good]
     return Batch(
         paths=tuple(s.path for s in good),
+        image_ids=tuple(s.image_id for s in good),
+        source_sizes=tuple(s.source_size for s in good),
         images=torch.stack([s.image for s in good]) if good else torch.empty(0, 3, *size),
         labels=torch.tensor([s.label for s in good], dtype=torch.int64),
+        targets=torch.stack([s.targets for s in good]) if good else torch.empty(0, 0),
+        boxes=tuple(s.boxes for s in good),
+        box_labels=tuple(s.box_labels for s in good),
+        crowd=tuple(s.crowd for s in good),
         masks=torch.stack(masks) if good else torch.empty(0, *size, dtype=torch.uint8),
         has_mask=torch.tensor([s.mask is not None for s in good], dtype=torch.bool),
         broken=tuple(s for s in samples if isinstance(s, Broken)),

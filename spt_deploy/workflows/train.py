@@ -15,9 +15,10 @@ from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.augment import Augmentation
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import CACHE_BYTES, Broken, DataSet, Samples
-from spt_deploy.training.image_folder import read_image_folder
+from spt_deploy.training.formats import read_data
 from spt_deploy.training.initial import load_initial
 from spt_deploy.training.loader import Loader
 from spt_deploy.training.loop import Interrupted, Trainer
@@ -76,7 +77,7 @@ def train(
     device = _device(config.device)
     folder = RunFolder(config.out)
     checkpoint = _resumed(folder, config) if resume else None
-    data = read_image_folder(config.data)
+    data = read_data(config.data, config.task)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
     preprocessing = Preprocessing.for_task(config.task, config.imgsz)
     if checkpoint is not None and checkpoint.facts.model != model_config:
@@ -185,8 +186,10 @@ def _loaders(
         # A GPU waits for images; on a CPU workers would only take cores from the model.
         workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
     cache = CACHE_BYTES // (2 * max(1, workers))  # two splits, each in every worker
-    train = Samples(data.train, preprocessing, augment_seed=config.seed, cache_bytes=cache)
-    val = Samples(data.val, preprocessing, cache_bytes=cache)
+    both: dict[str, Any] = {"classes": len(data.class_names), "cache_bytes": cache}
+    augmentation = Augmentation.for_task(config.task)
+    train = Samples(data.train, preprocessing, augment_seed=config.seed, augmentation=augmentation, **both)
+    val = Samples(data.val, preprocessing, **both)
 
     def on_broken(broken: Broken) -> None:
         reports.say(f"left out: {broken.reason}")

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.augment import Crop, augment, crop, flip
-from spt_deploy.training.dataset import box_mask
+from spt_deploy.training.augment import Augmentation, Crop, augment, crop, flip
+from spt_deploy.training.objects import Objects, box_mask
+from spt_deploy.training.scene import Scene, mask_in_input
 
 HEIGHT, WIDTH = 60, 90
 
 
-def scene(x: int, y: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def scene(x: int, y: int, side: int) -> Scene:
     """Black, with a white square and its box."""
     image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
     image[y : y + side, x : x + side] = 255
-    return image, np.array([[x, y, x + side, y + side]], dtype=np.float32)
+    return Scene.of(image, Objects.from_boxes([x, y, x + side, y + side], 0))
 
 
 def bounds(bright: np.ndarray) -> list[int]:
@@ -28,53 +29,55 @@ def bounds(bright: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("seed", range(25))
 def test_a_box_follows_its_square_through_all_augmentation(seed: int) -> None:
     random = np.random.default_rng(seed)
-    image, boxes = scene(int(random.integers(20, 50)), int(random.integers(15, 25)), 18)
-    out, moved = augment(image, boxes, random)
-    assert moved is not None
+    before = scene(int(random.integers(20, 50)), int(random.integers(15, 25)), 18)
+    after = augment(before, Augmentation(), random)
     # The brightest that background becomes is far below the darkest that the square becomes; the fill is between.
-    np.testing.assert_array_equal(bounds(out.min(axis=2) > 150), moved[0])
+    np.testing.assert_array_equal(bounds(after.image.min(axis=2) > 150), after.boxes[0])
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_label_mask_covers_the_square_in_the_models_input(seed: int) -> None:
     random = np.random.default_rng(seed)
-    image, boxes = augment(*scene(40, 20, 21), random)
-    assert boxes is not None
+    after = augment(scene(40, 20, 21), Augmentation(), random)
     preprocessing = Preprocessing(size=(64, 96), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    bright = preprocessing.apply(image).min(axis=0) > 0.6
-    mask = box_mask(preprocessing.boxes_to_input(boxes, image.shape[:2]), preprocessing.size)
+    bright = preprocessing.apply(after.image).min(axis=0) > 0.6
+    mask = mask_in_input(after, preprocessing)
     assert mask[bright].all()
     assert mask.sum() <= 1.3 * bright.sum()  # and not much more: one pixel of blur on each side
 
 
 def test_flipping_twice_is_nothing() -> None:
-    image, boxes = scene(10, 20, 15)
-    again, box = flip(*flip(image, boxes))
-    np.testing.assert_array_equal(again, image)
-    np.testing.assert_array_equal(box, boxes)
+    once = scene(10, 20, 15)
+    again = flip(flip(once))
+    np.testing.assert_array_equal(again.image, once.image)
+    np.testing.assert_array_equal(again.boxes, once.boxes)
 
 
 def test_a_box_that_leaves_the_image_is_gone_and_one_at_the_edge_is_cut() -> None:
-    image, _ = scene(0, 0, 5)
-    boxes = np.array([[0, 0, 10, 10], [30, 20, 50, 40]], dtype=np.float32)
-    _, left = crop(image, boxes, Crop(top=10, left=20, height=20, width=20))
-    np.testing.assert_array_equal(left, [[10, 10, 20, 20]])
+    image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    objects = Objects.from_boxes([[0, 0, 10, 10], [30, 20, 50, 40], [38, 25, 80, 28]], [1, 2, 3])
+    cut = crop(Scene.of(image, objects), Crop(top=10, left=20, height=20, width=20))
+    np.testing.assert_array_equal(cut.boxes, [[10, 10, 20, 20], [18, 15, 20, 18]])
+    assert cut.labels.tolist() == [2, 3]
+    assert cut.crowd.tolist() == [False, True]  # of the last, a twentieth is left: too little to be found
 
 
 def test_a_crop_past_the_edge_is_filled_with_the_mean_colour() -> None:
-    image, _ = scene(0, 0, 5)
-    out, _ = crop(image, None, Crop(top=-6, left=-8, height=HEIGHT + 12, width=WIDTH + 16))
+    before = scene(0, 0, 5)
+    out = crop(before, Crop(top=-6, left=-8, height=HEIGHT + 12, width=WIDTH + 16)).image
     assert out.shape == (HEIGHT + 12, WIDTH + 16, 3)
-    np.testing.assert_array_equal(out[6:-6, 8:-8], image)
+    np.testing.assert_array_equal(out[6:-6, 8:-8], before.image)
     normalised = Preprocessing(size=(HEIGHT + 12, WIDTH + 16)).apply(out)
     assert np.abs(normalised[:, :6]).max() < 0.01
 
 
 def test_the_same_seed_gives_the_same_image() -> None:
-    image, boxes = scene(10, 20, 15)
-    first, second = (augment(image, boxes, np.random.default_rng((3, 1, 4))) for _ in range(2))
-    np.testing.assert_array_equal(first[0], second[0])
-    assert not np.array_equal(first[0], augment(image, boxes, np.random.default_rng((3, 2, 4)))[0])
+    first, second, other = (
+        augment(scene(10, 20, 15), Augmentation(), np.random.default_rng(seed)).image
+        for seed in ((3, 1, 4), (3, 1, 4), (3, 2, 4))
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
 
 
 def test_a_mask_has_every_pixel_that_a_box_touches() -> None:

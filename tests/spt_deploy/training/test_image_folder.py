@@ -35,18 +35,21 @@ def test_tiny_imagenets_layout_and_box_names_are_understood(folder: Path) -> Non
             image.rename(place / "images" / image.name)
     records = [r for r in read_image_folder(folder).train if r.label == 2]
     assert len(records) == 3
-    assert all(r.boxes is not None and r.boxes.shape == (1, 4) for r in records)
+    assert all(r.objects is not None and r.objects.boxes.shape == (1, 4) for r in records)
+    assert all(r.objects is not None and r.objects.labels.tolist() == [2] for r in records)
 
 
 def test_an_image_without_a_line_holds_no_object_and_a_folder_without_the_file_says_nothing(folder: Path) -> None:
     (folder / "train/red/boxes.txt").write_text("000.png\t1\t2\t3\t4\n000.png\t5\t6\t7.5\t8\n", encoding="utf-8")
     (folder / "train/blue/boxes.txt").unlink()
-    boxes = {r.path.relative_to(folder).as_posix(): r.boxes for r in read_image_folder(folder).train}
-    np.testing.assert_array_equal(boxes["train/red/000.png"], [[1, 2, 3, 4], [5, 6, 7.5, 8]])
-    none = boxes["train/red/001.png"]
+    objects = {r.path.relative_to(folder).as_posix(): r.objects for r in read_image_folder(folder).train}
+    two = objects["train/red/000.png"]
+    assert two is not None
+    np.testing.assert_array_equal(two.boxes, [[1, 2, 3, 4], [5, 6, 7.5, 8]])
+    none = objects["train/red/001.png"]
     assert none is not None
-    assert none.shape == (0, 4)
-    assert boxes["train/blue/000.png"] is None
+    assert none.boxes.shape == (0, 4)
+    assert objects["train/blue/000.png"] is None
 
 
 @pytest.mark.parametrize("line", ["000.png 1 2 3 4", "000.png\t1\t2\t3", "000.png\t1\t2\tx\t4", "000.png\t9\t2\t3\t4"])

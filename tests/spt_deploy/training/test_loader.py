@@ -72,6 +72,10 @@ def test_workers_give_the_same_batches_as_one_process(folder: Path) -> None:
             assert one.paths == other.paths
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.masks, other.masks)
+            assert one.image_ids == other.image_ids
+            for name in ("boxes", "box_labels", "crowd"):
+                ours, theirs = getattr(one, name), getattr(other, name)
+                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_an_unreadable_image_is_left_out_and_named_once(folder: Path) -> None:

@@ -1,0 +1,93 @@
+"""An image with its objects between decoding and the model's input: what augmentation changes together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.objects import Boxes, Mask, Objects, box_mask
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One image and n objects.
+
+    Attributes:
+        image: H x W x 3 uint8, BGR.
+        boxes: n x 4 float32, xyxy in pixels of ``image``.
+        labels: n int64, index of the class.
+        crowd: n bool, objects that are not to be learnt or found.
+        drawn: n bool, objects whose pixels are in ``mask``; the others cover their box.
+        mask: H x W uint8, 1 in the outline of an object; None where no object has one.
+        known: whether all objects are known; without, there is no select label.
+    """
+
+    image: Image
+    boxes: Boxes
+    labels: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+    drawn: npt.NDArray[np.bool_]
+    mask: Mask | None = None
+    known: bool = True
+
+    @classmethod
+    def of(cls, image: Image, objects: Objects | None) -> Scene:
+        """An image as decoded, with what is known of it.
+
+        Raises:
+            SourceError: when an outline cannot be read.
+        """
+        if objects is None:
+            nothing = Objects.from_boxes([], [])
+            return cls(
+                image, nothing.boxes, nothing.labels, nothing.crowd, np.zeros(0, dtype=np.bool_), None, known=False
+            )
+        mask, drawn = None, np.zeros(len(objects), dtype=np.bool_)
+        if objects.outlines is not None:
+            mask, drawn = objects.draw_outlines((image.shape[0], image.shape[1]))
+        return cls(image, objects.boxes, objects.labels, objects.crowd, drawn, mask)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def mask_in_input(scene: Scene, preprocessing: Preprocessing) -> Mask:
+    """Which pixels of the model's input lie in an object: H x W uint8, 1 where an outline or else a box has a part."""
+    boxes = preprocessing.boxes_to_input(scene.boxes[~scene.drawn], scene.size)
+    mask = box_mask(boxes, preprocessing.size)
+    if scene.mask is not None:
+        place = preprocessing.placement(scene.size)
+        inner = mask[place.top : place.top + place.height, place.left : place.left + place.width]
+        inner |= resize_mask(scene.mask, (place.height, place.width))
+    return mask
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """``mask`` (h x w of 0 and 1) at another size (height, width); 1 wherever a part of a 1 comes to lie."""
+    import cv2
+
+    if mask.shape == size:
+        return mask
+    for axis, length in enumerate(size):
+        if length < mask.shape[axis]:  # the largest of the pixels that become one; they may share a pixel at their ends
+            edges = np.arange(length + 1) * mask.shape[axis] / length
+            starts = np.floor(edges[:-1] + 1e-6).astype(int)
+            ends = np.ceil(edges[1:] - 1e-6).astype(int)
+            sums = np.concatenate(
+                [
+                    np.zeros_like(mask[:1] if axis == 0 else mask[:, :1], dtype=np.int32),
+                    mask.cumsum(axis=axis, dtype=np.int32),
+                ],
+                axis=axis,
+            )
+            mask = ((sums.take(ends, axis) - sums.take(starts, axis)) > 0).astype(np.uint8)
+    if mask.shape != size:
+        mask = np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+    return mask
