@@ -52,6 +52,11 @@ class DetectMaps(NamedTuple):
     points: Tensor
     strides: Tensor
 
+    @property
+    def corners(self) -> Tensor:
+        """The boxes, B x P x 4 float32, xyxy in pixels of the input, not clipped to it."""
+        return torch.cat([self.points - self.distances[..., :2], self.points + self.distances[..., 2:]], dim=-1)
+
 
 class _Tower(nn.Sequential):
     """3 x 3 convolutions with GroupNorm and SiLU; GroupNorm does not mind batches of two."""
@@ -99,22 +104,24 @@ class DetectHead(nn.Module):
         return DetectMaps(torch.cat(logits, 1), torch.cat(distances, 1), torch.cat(points), torch.cat(strides))
 
     def forward(self, tokens: tuple[Tensor, ...], image_size: tuple[int, int]) -> dict[str, Tensor]:
+        """``decode`` of ``maps``; ``tokens`` of the four stages, each B x h x w x C."""
+        return self.decode(self.maps(tokens), image_size)
+
+    def decode(self, maps: DetectMaps, image_size: tuple[int, int]) -> dict[str, Tensor]:
         """The K best pairs of point and class, best first; no suppression of overlaps.
 
         Args:
-            tokens: of the four stages, each B x h x w x C.
+            maps: of B images.
             image_size: height and width of the input in pixels; boxes are clipped to it.
 
         Returns:
             ``boxes`` B x K x 4 float32 xyxy in pixels of the input, ``scores`` B x K float32, ``labels`` B x K int64;
             K = min(top_k, points x classes).
         """
-        maps = self.maps(tokens)
         scores = maps.logits.float().sigmoid().flatten(1)
         best, index = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
         point = index // self.classes
-        corners = torch.cat([maps.points - maps.distances[..., :2], maps.points + maps.distances[..., 2:]], dim=-1)
-        boxes = corners.gather(1, point[..., None].expand(-1, -1, 4))
+        boxes = maps.corners.gather(1, point[..., None].expand(-1, -1, 4))
         height, width = image_size
         x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
         return {"boxes": torch.stack([x, y], -1).flatten(2), "scores": best, "labels": index - point * self.classes}

@@ -6,52 +6,58 @@ A new task is a subclass here and a line in `TASKS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spt_deploy.config import Task as TaskName
 from spt_deploy.errors import UsageError
+from spt_deploy.model.heads import DetectHead, DetectMaps
 from spt_deploy.model.network import ModelOutput, SptModel
+from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.dataset import DataSet
+from spt_deploy.training.detection_loss import detection_loss
 from spt_deploy.training.loader import Batch
-
-
-class Meter(ABC):
-    """A task's metrics over many batches."""
-
-    @abstractmethod
-    def update(self, output: ModelOutput, batch: Batch) -> None:
-        """Add a batch and what the model said of it."""
-
-    @abstractmethod
-    def result(self) -> dict[str, float]:
-        """Metrics by name; empty before the first image."""
+from spt_deploy.training.meters import BoxPrecision, LabelPrecision, Meter, NoMeter, TopAccuracy
 
 
 class Task(ABC):
     """Loss, targets and metric of one task.
 
     Attributes:
-        metric: name of the metric that chooses best.pt; larger is better.
+        metric: name of the metric that chooses best.pt; in [0, 1], larger is better.
     """
 
     metric: ClassVar[str]
 
-    def run(self, model: SptModel, batch: Batch) -> ModelOutput:
-        """The forward pass of a training step; tasks whose loss needs more than the deployed outputs override it."""
-        output: ModelOutput = model(batch.images)
+    def __init__(self, config: TrainConfig, data: DataSet) -> None:
+        self._config, self._data = config, data
+
+    def run(self, model: SptModel, batch: Batch, forced: Sequence[Tensor] | None = None) -> ModelOutput:
+        """The forward pass; tasks whose loss needs more than the deployed outputs override it.
+
+        Args:
+            model: training, or evaluating.
+            batch: on the model's device.
+            forced: see ``Backbone.forward``.
+        """
+        output: ModelOutput = model(batch.images, forced)
         return output
 
     @abstractmethod
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        """Scalar float32, the task's part of the loss."""
+        """Scalar float32, the task's part of the loss; ``output`` is what ``run`` gave."""
 
     @abstractmethod
     def meter(self) -> Meter:
-        """A new meter."""
+        """A new meter for validation."""
+
+    def training_meter(self) -> Meter:
+        """A new meter for training, cheap enough to be read after every step."""
+        return NoMeter()
 
 
 class Classify(Task):
@@ -59,45 +65,60 @@ class Classify(Task):
 
     metric = "top1"
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._smoothing = config.label_smoothing
-
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        return F.cross_entropy(output.task["logits"].float(), batch.labels, label_smoothing=self._smoothing)
+        logits = output.task["logits"].float()
+        return F.cross_entropy(logits, batch.labels, label_smoothing=self._config.label_smoothing)
 
     def meter(self) -> Meter:
         return TopAccuracy()
 
-
-class TopAccuracy(Meter):
-    """Shares of images whose class is the best, or among the five best."""
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._hits = torch.zeros(2, dtype=torch.int64)
-
-    def update(self, output: ModelOutput, batch: Batch) -> None:
-        logits = output.task["logits"]
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        self._hits += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu()
-        self._images += len(logits)
-
-    def result(self) -> dict[str, float]:
-        if not self._images:
-            return {}
-        top1, top5 = (self._hits.double() / self._images).tolist()
-        return {"top1": top1, "top5": top5}
+    def training_meter(self) -> Meter:
+        return TopAccuracy()
 
 
-TASKS: dict[TaskName, type[Classify]] = {"classify": Classify}
+class Multilabel(Task):
+    """Any number of classes an image: binary cross-entropy, mean over images and classes; mean average precision."""
+
+    metric = "mAP"
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output.task["logits"].float(), batch.targets)
+
+    def meter(self) -> Meter:
+        return LabelPrecision()
 
 
-def make_task(config: TrainConfig) -> Task:
-    """The task of a run.
+class Detect(Task):
+    """Objects in boxes: see `detection_loss`; COCO's average precision."""
 
-    Raises:
-        UsageError: when the trainer cannot learn it yet.
-    """
-    if config.task not in TASKS:
-        raise UsageError(f"task {config.task} cannot be trained yet; the trainer knows {', '.join(TASKS)}")
-    return TASKS[config.task](config)
+    metric = "AP"
+
+    def run(self, model: SptModel, batch: Batch, forced: Sequence[Tensor] | None = None) -> ModelOutput:
+        """The maps of the head for the loss, and while evaluating also its K best boxes: the pass itself runs once."""
+        features = model.backbone(batch.images, forced)
+        head = model.head
+        if not isinstance(head, DetectHead):
+            raise UsageError(f"a model for {model.config.task} has no boxes to learn; make one for detect")
+        maps = head.maps(features.tokens)
+        outputs = dict(maps._asdict())
+        if not model.training:
+            outputs |= head.decode(maps, (batch.images.shape[2], batch.images.shape[3]))
+        return ModelOutput(outputs, features)
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+        maps = DetectMaps(*(output.task[name] for name in DetectMaps._fields))
+        return detection_loss(maps, batch.boxes, batch.box_labels, batch.crowd)
+
+    def meter(self) -> Meter:
+        return BoxPrecision(Preprocessing.for_task("detect", self._config.imgsz), self._data.val)
+
+
+TASKS: dict[TaskName, type[Task]] = {"classify": Classify, "multilabel": Multilabel, "detect": Detect}
+
+
+def make_task(config: TrainConfig, data: DataSet) -> Task:
+    """The task of a run on ``data``."""
+    return TASKS[config.task](config, data)
+
+
+__all__ = ["TASKS", "Classify", "Detect", "Meter", "Multilabel", "Task", "make_task"]

@@ -73,11 +73,11 @@ def train(
         OutputError: when the folder cannot be written.
     """
     reports = reports or Reports()
-    task = make_task(config)
     device = _device(config.device)
     folder = RunFolder(config.out)
     checkpoint = _resumed(folder, config) if resume else None
     data = read_data(config.data, config.task)
+    task = make_task(config, data)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
     preprocessing = Preprocessing.for_task(config.task, config.imgsz)
     if checkpoint is not None and checkpoint.facts.model != model_config:

@@ -1,0 +1,179 @@
+"""Metrics of the tasks over many batches, on one process or several.
+
+Where a run has several, each fills a meter of its own, and a new one that takes the ``state`` of all gives what one
+process would have given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spt_deploy.errors import InputError
+from spt_deploy.model.network import ModelOutput
+from spt_deploy.postprocess import OUTPUTS_OF_TASK, detections_kept
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision
+from spt_deploy.training.dataset import Record
+from spt_deploy.training.label_ap import class_average_precision
+from spt_deploy.training.loader import Batch
+
+# Of detections that are evaluated. AP ranks all of them, so nearly all are kept; the NMS threshold is TOOD's.
+AP_CONF, AP_IOU = 0.001, 0.6
+
+
+class Meter(ABC):
+    """A task's metrics over many batches."""
+
+    @abstractmethod
+    def update(self, output: ModelOutput, batch: Batch) -> None:
+        """Add a batch and what the model said of it."""
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """Metrics by name; empty before the first image.
+
+        Raises:
+            InputError: when the images hold nothing that could be measured.
+        """
+
+    def per_class(self) -> dict[int, float]:
+        """The task's chief metric by label, where one class has a value; classes without an image are left out."""
+        return {}
+
+    @abstractmethod
+    def state(self) -> Any:
+        """What was counted so far, in plain values and arrays, fit to be sent to another process."""
+
+    @abstractmethod
+    def merge(self, state: Any) -> None:
+        """Add what another meter of the same kind has counted."""
+
+
+class NoMeter(Meter):
+    """Measures nothing: for training steps whose metric would cost as much as the step."""
+
+    def update(self, output: ModelOutput, batch: Batch) -> None:
+        pass
+
+    def result(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> None:
+        return None
+
+    def merge(self, state: None) -> None:
+        pass
+
+
+class TopAccuracy(Meter):
+    """``top1`` and ``top5``: shares of images whose class is the best, or among the five best."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(3, dtype=np.int64)  # images, right at first, right among five
+
+    def update(self, output: ModelOutput, batch: Batch) -> None:
+        logits = output.task["logits"]
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        self._counts[0] += len(logits)
+        self._counts[1:] += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu().numpy()
+
+    def result(self) -> dict[str, float]:
+        images, top1, top5 = self._counts.tolist()
+        return {"top1": top1 / images, "top5": top5 / images} if images else {}
+
+    def state(self) -> npt.NDArray[np.int64]:
+        return self._counts
+
+    def merge(self, state: npt.NDArray[np.int64]) -> None:
+        self._counts += state
+
+
+class LabelPrecision(Meter):
+    """``mAP``: average precision of each class over all images, mean over the classes that some image has."""
+
+    def __init__(self) -> None:
+        self._scores: list[npt.NDArray[np.float32]] = []  # logits, B x classes a batch
+        self._present: list[npt.NDArray[np.bool_]] = []
+
+    def update(self, output: ModelOutput, batch: Batch) -> None:
+        self._scores.append(output.task["logits"].detach().float().cpu().numpy())
+        self._present.append((batch.targets > 0).cpu().numpy())
+
+    def result(self) -> dict[str, float]:
+        if not self._scores:
+            return {}
+        values = self.per_class()
+        if not values:
+            images = sum(len(scores) for scores in self._scores)
+            raise InputError(f"none of the {images} validation images has a class, so there is no mAP; label them")
+        return {"mAP": sum(values.values()) / len(values)}
+
+    def per_class(self) -> dict[int, float]:
+        if not self._scores:
+            return {}
+        return class_average_precision(np.concatenate(self._scores), np.concatenate(self._present))
+
+    def state(self) -> tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.bool_]]]:
+        return self._scores, self._present
+
+    def merge(self, state: tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.bool_]]]) -> None:
+        self._scores += state[0]
+        self._present += state[1]
+
+
+class BoxPrecision(Meter):
+    """COCO's ``AP``, ``AP50``, ``AP75``, ``APS``, ``APM`` and ``APL`` of boxes in source pixels (`box_ap`)."""
+
+    def __init__(self, preprocessing: Preprocessing, records: Sequence[Record]) -> None:
+        """See `BoxPrecision`.
+
+        Args:
+            preprocessing: what the model's input comes from.
+            records: of the split that is measured; the truth is what they say, and each has an ``image_id`` of its own.
+        """
+        self._preprocessing = preprocessing
+        # Where nothing is known of objects, nothing a detector says can be wrong.
+        self._truth = {record.image_id: record.objects for record in records if record.objects is not None}
+        self._found: dict[int, FoundObjects] = {}
+
+    def update(self, output: ModelOutput, batch: Batch) -> None:
+        self.add({name: output.task[name].cpu().numpy() for name in OUTPUTS_OF_TASK["detect"]}, batch)
+
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
+        """Add what a model in any runtime said of a batch.
+
+        Args:
+            arrays: ``boxes`` B x K x 4 xyxy in pixels of the input, ``scores`` B x K, ``labels`` B x K.
+            batch: of images as they are in their files, not augmented.
+        """
+        for row, (image_id, size) in enumerate(zip(batch.image_ids, batch.source_sizes, strict=True)):
+            if image_id not in self._truth:
+                continue
+            boxes, scores, labels = (arrays[name][row] for name in OUTPUTS_OF_TASK["detect"])
+            kept = detections_kept(boxes, scores, labels, AP_CONF, AP_IOU)
+            source = self._preprocessing.boxes_to_source(boxes[kept], size)
+            visible = (source[:, 2] > source[:, 0]) & (source[:, 3] > source[:, 1])
+            kept = kept[visible]
+            self._found[image_id] = FoundObjects(source[visible], scores[kept], labels[kept])
+
+    def result(self) -> dict[str, float]:
+        return box_average_precision(self._scored()).metrics if self._found else {}
+
+    def per_class(self) -> dict[int, float]:
+        return box_average_precision(self._scored()).per_class if self._found else {}
+
+    def state(self) -> dict[int, FoundObjects]:
+        return self._found
+
+    def merge(self, state: dict[int, FoundObjects]) -> None:
+        self._found |= state
+
+    def _scored(self) -> list[ScoredImage]:
+        """By number, so that it does not matter which process saw which image, and when."""
+        return [ScoredImage(self._truth[number], self._found[number]) for number in sorted(self._found)]
