@@ -6,8 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
+BENCH  := runs/bench
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +16,7 @@ help:
 	@echo 'make demo    train a small SPT, export it, prove it equal, run it on a video (minutes on two cores)'
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
+	@echo 'make bench   SPT-T against Swin-T in every runtime here, by share of kept tokens'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
 
 setup: $(STAMP)
@@ -53,5 +55,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(STAMP)
+	$(BIN)/python tools/random_checkpoints.py $(BENCH) swin_t spt_t
+	$(BIN)/spt-deploy export $(BENCH)/swin_t.pt
+	$(BIN)/spt-deploy export $(BENCH)/spt_t.pt
+	$(BIN)/spt-deploy bench $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1
+
 clean:
-	rm -rf $(VENV) build dist data/demo $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist data/demo $(DEMO) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("spt_deploy.cli.export", "Write a checkpoint as one ONNX file for every runtime."),
     "validate": ("spt_deploy.cli.validate", "Prove that artefacts and runtimes say the same."),
     "infer": ("spt_deploy.cli.infer", "Run a model on images, folders and videos."),
+    "bench": ("spt_deploy.cli.bench", "Time artefacts and runtimes side by side."),
     "info": ("spt_deploy.cli.info", "Say what an artefact is: task, classes, size, work."),
 }
 

@@ -1,0 +1,95 @@
+"""Timing that can be trusted on a noisy machine: contenders take turns (A B A B), medians and paired ratios.
+
+A ratio is taken round by round, within which the machine hardly changes, and only then summed up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spt_deploy.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender.
+
+    Attributes:
+        name: of the contender.
+        median_ms: of one run, in milliseconds.
+        p95_ms: 95th percentile, likewise.
+        min_ms: fastest run, likewise.
+        images_per_second: at the median.
+        speedup: how many times faster than the first contender: median over rounds of its time over ours.
+        speedup_range: lower and upper quartile of the same.
+        rounds: runs that were timed.
+    """
+
+    name: str
+    median_ms: float
+    p95_ms: float
+    min_ms: float
+    images_per_second: float
+    speedup: float
+    speedup_range: tuple[float, float]
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return asdict(self)
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    images: int,
+    rounds: int,
+    warmup: int = 2,
+    on_round: Callable[[int], None] = lambda done: None,
+) -> list[Timing]:
+    """Time contenders in turn.
+
+    Args:
+        contenders: by name, each a run of the same ``images`` images; the first is what the others are held against.
+        images: a run.
+        rounds: timed, each of which runs every contender once.
+        warmup: rounds before that, not timed.
+        on_round: hears how many rounds are done.
+
+    Raises:
+        UsageError: when there is no contender, or fewer than two rounds.
+    """
+    if not contenders:
+        raise UsageError("there is nothing to time; name at least one artefact")
+    if rounds < 2:
+        raise UsageError(f"rounds is {rounds}; expected at least 2, for a median of one says little")
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(warmup + rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+        on_round(max(0, number + 1 - warmup))
+    first = seconds[next(iter(seconds))]
+    return [_summary(name, times, first, images) for name, times in seconds.items()]
+
+
+def _summary(name: str, times: list[float], first: list[float], images: int) -> Timing:
+    median = statistics.median(times)
+    ratios = [a / b for a, b in zip(first, times, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Timing(
+        name=name,
+        median_ms=1e3 * median,
+        p95_ms=1e3 * statistics.quantiles(times, n=20, method="inclusive")[-1],
+        min_ms=1e3 * min(times),
+        images_per_second=images / median,
+        speedup=middle,
+        speedup_range=(low, high),
+        rounds=len(times),
+    )
