@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -163,6 +164,24 @@ def test_the_command_trains_resumes_and_prints_where_the_best_checkpoint_lies(fo
     other = run.invoke(main, ["train", "--resume", "--out", str(out), "--alpha", "0.5"])
     assert other.exit_code == 2
     assert "alpha is 0.5, was 0.01" in other.stderr
+
+
+def test_ctrl_c_ends_the_command_with_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt_after_epoch_1(text: str) -> None:
+        click.echo(text, err=True)
+        if text.startswith("epoch 1/3: loss"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("spt_deploy.cli.train.status", interrupt_after_epoch_1)
+    out = tmp_path / "run"
+    options = ["--model", "spt_micro", "--imgsz", "64", "--epochs", "3", "--device", "cpu", "--out", str(out)]
+    result = CliRunner().invoke(main, ["train", str(folder), *options])
+    assert result.exit_code == 130
+    assert "stopped after 1 of 3 whole epochs" in result.stderr
+    assert f"go on with: spt-deploy train --resume --out {out}" in result.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["best.pt", "config.json", "last.pt", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
