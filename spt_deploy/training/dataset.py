@@ -19,7 +19,7 @@ from spt_deploy.errors import SourceError
 from spt_deploy.images import read_image
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.augment import Augmentation, augment
-from spt_deploy.training.objects import Objects
+from spt_deploy.training.objects import Objects, cut_box
 from spt_deploy.training.scene import Scene, mask_in_input
 
 CACHE_BYTES = 512 << 20  # of decoded images kept in memory by one run, all its processes together
@@ -70,6 +70,7 @@ class DataSet:
         format: name of the format it was read from (see `formats.py`).
         category_ids: the format's own number of each class, in the order of the labels.
         broken: what the reader left out.
+        found: a sentence that says what the format was told by.
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +79,7 @@ class DataSet:
     format: str = "folder"
     category_ids: tuple[int, ...] = ()
     broken: tuple[Broken, ...] = ()
+    found: str = ""
 
     @property
     def has_objects(self) -> bool:
@@ -195,7 +197,16 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
                 f"{record.path} is {image.shape[1]} x {image.shape[0]} pixels and its annotations are for "
                 f"{record.size[1]} x {record.size[0]}; annotate the image as it is, with its EXIF orientation obeyed"
             )
-        return Scene.of(image, record.objects)
+        objects = record.objects
+        if record.size is None and objects is not None:  # nobody could look before
+            size = (image.shape[0], image.shape[1])
+            for number, box in enumerate(objects.boxes.tolist()):
+                if cut_box(tuple(box), size) is None:
+                    raise SourceError(
+                        f"{record.path} is {size[1]} x {size[0]} pixels and the box {', '.join(f'{v:g}' for v in box)} "
+                        f"(x0, y0, x1, y1) of its object {number} lies outside; correct its annotations"
+                    )
+        return Scene.of(image, objects)
 
     def _decoded(self, place: int) -> npt.NDArray[np.uint8]:
         image = self._cache.get(place)

@@ -1,23 +1,104 @@
-"""Formats of data sets: which one a folder is, and its reader."""
+"""Formats of data sets: which one a folder is, and its reader.
+
+Each format is a module with its description on top and its names and functions in ``FORMATS``; a new format is such a
+module and a line there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spt_deploy.config import Task
+from spt_deploy.errors import InputError, UsageError
+from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
+from spt_deploy.training.annotations import MAX_BROKEN
 from spt_deploy.training.dataset import DataSet
-from spt_deploy.training.image_folder import read_image_folder
 
 
-def read_data(folder: Path, task: Task, format: str | None = None) -> DataSet:
+@dataclass(frozen=True)
+class Format:
+    """A way to lie in a folder.
+
+    Attributes:
+        title: as people write it.
+        looks_for: what makes a folder one.
+        found_text: what of it is in a folder; None where the folder is another.
+        read: makes a `DataSet` of a folder, with the share of its images that may be broken.
+        has_objects: whether it says what lies where; without, an image has one class.
+    """
+
+    title: str
+    looks_for: str
+    found_text: Callable[[Path], str | None]
+    read: Callable[[Path, float], DataSet]
+    has_objects: bool = True
+
+
+FORMATS: dict[str, Format] = {
+    **{m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read) for m in (coco_json, voc_xml, bdd_json)},
+    image_folder.NAME: Format(
+        image_folder.TITLE,
+        image_folder.LOOKS_FOR,
+        image_folder.found_text,
+        image_folder.read_image_folder,
+        has_objects=False,
+    ),
+}
+
+
+def read_data(
+    folder: Path, task: Task | None = None, format: str | None = None, *, max_broken: float = MAX_BROKEN
+) -> DataSet:
     """Read a data set of any known format; no image is opened.
 
     Args:
         folder: of the data set.
-        task: that it is to be learnt for.
+        task: that it is to be learnt for; None asks for nothing.
         format: name of the format; None looks at the folder.
+        max_broken: share of a split's images whose annotations may be broken, or that may have no file.
+
+    Returns:
+        The data set, with a sentence in ``found`` that says what it is and how that was told.
 
     Raises:
-        InputError: when the folder cannot be read, or does not suit the task.
+        InputError: when the folder is of no known format, or cannot be read.
+        UsageError: when the format is unknown, the folder could be of several, or does not suit the task.
     """
-    return read_image_folder(folder)
+    name, found = find_format(folder, format)
+    chosen = FORMATS[name]
+    if task is not None and chosen.has_objects != (task != "classify"):
+        fitting = ", ".join(f.title for f in FORMATS.values() if f.has_objects == (task != "classify"))
+        remedy = f"give data of the format {fitting}, or train it with --task"
+        if chosen.has_objects:
+            has = "which names objects and not one class an image"
+            raise UsageError(f"task is classify and {folder} is {chosen.title}, {has}; {remedy} multilabel or detect")
+        has = "which names one class an image"
+        raise UsageError(f"task is {task} and {folder} is {chosen.title}, {has}; {remedy} classify")
+    return replace(chosen.read(folder, max_broken), found=f"{folder} is {chosen.title} ({found})")
+
+
+def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
+    """Name of a folder's format, and what told it; ``format`` names it without a look.
+
+    Raises:
+        InputError: when the folder is of no known format.
+        UsageError: when ``format`` is unknown, or the folder could be of several.
+    """
+    if format is not None:
+        if format not in FORMATS:
+            raise UsageError(f"format is {format!r}; known are {', '.join(FORMATS)}")
+        return format, "as --format says"
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; name the folder of a data set")
+    found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
+    if len(found) > 1:
+        several = ", ".join(f"{name} ({text})" for name, text in found.items())
+        raise UsageError(f"{folder} could be {several}; say which with --format")
+    if found:
+        return next(iter(found.items()))
+    if any((folder / split).is_dir() for split in image_folder.SPLITS):
+        return image_folder.NAME, "train/ or val/"  # its reader says what is missing
+    looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
+    raise InputError(f"{folder} is no data set of a known format; looked for {looked}")

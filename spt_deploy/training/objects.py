@@ -15,6 +15,9 @@ Boxes = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
 _ROUNDING = 1e-3  # pixels; a box scaled to 7.9999 ends at 8
+# A box may reach past its image by this much, in pixels or as a share of the side: tools round, and it is cut. More is
+# a mistake: a box of another image, or of this image at another size.
+_SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.01
 
 
 class Outline(Protocol):
@@ -97,6 +100,17 @@ class Objects:
         """
         mask, drawn = self.draw_outlines(size)
         return mask | box_mask(self.boxes[~drawn], size)
+
+
+def cut_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """The part of a box (xyxy, pixels) in an image of ``size`` (height, width); None where it does not belong to it."""
+    x0, y0, x1, y1 = box
+    height, width = size
+    cut = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+    reach_x, reach_y = max(-x0, x1 - width), max(-y0, y1 - height)
+    slack_x, slack_y = max(_SLACK_PIXELS, _SLACK_SHARE * width), max(_SLACK_PIXELS, _SLACK_SHARE * height)
+    fits = reach_x <= slack_x and reach_y <= slack_y and cut[0] < cut[2] and cut[1] < cut[3]
+    return cut if fits else None
 
 
 def box_mask(boxes: Boxes, size: tuple[int, int]) -> Mask:

@@ -50,7 +50,8 @@ class Scene:
         mask, drawn = None, np.zeros(len(objects), dtype=np.bool_)
         if objects.outlines is not None:
             mask, drawn = objects.draw_outlines((image.shape[0], image.shape[1]))
-        return cls(image, objects.boxes, objects.labels, objects.crowd, drawn, mask)
+        limit = np.array([image.shape[1], image.shape[0]] * 2, dtype=np.float32)
+        return cls(image, np.clip(objects.boxes, 0, limit), objects.labels, objects.crowd, drawn, mask)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,0 +1,239 @@
+"""The COCO format: one JSON file a split, with lists ``images``, ``annotations`` and ``categories``.
+
+    images         {"id": 139, "file_name": "000000000139.jpg", "height": 426, "width": 640}
+    annotations    {"image_id": 139, "category_id": 64, "bbox": [x, y, width, height], "iscrowd": 0,
+                    "area": 531.8, "segmentation": [[x0, y0, x1, y1, ...], ...] or {"size": .., "counts": ..}}
+    categories     {"id": 64, "name": "potted plant"}
+
+Classes are the categories by ascending id, which need not be contiguous. ``area``, ``iscrowd`` and ``segmentation`` may
+be missing. Where the files lie:
+
+    annotations/instances_train2017.json + train2017/*.jpg     COCO's own; any year or none; or images/train2017/
+    annotations/train.json + images/*.jpg                      the same, shorter names; or images/train/, train/
+    train/_annotations.coco.json + train/*.jpg                 Roboflow's; its valid/ or test/ is our val
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spt_deploy.errors import InputError
+from spt_deploy.training.annotations import (
+    AnnotationError,
+    LeftOut,
+    ObjectList,
+    checked,
+    first_file,
+    load_json,
+    numbers,
+)
+from spt_deploy.training.dataset import Broken, DataSet, Record
+from spt_deploy.training.objects import Outline
+from spt_deploy.training.outlines import Polygons, RunLength
+
+NAME = "coco"
+TITLE = "COCO JSON"
+LOOKS_FOR = "annotations/[instances_]train*.json or train/_annotations.coco.json, and the same for val"
+
+_NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # the first that is there
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """The JSON file of a split, and the folders its images may lie in."""
+
+    path: Path
+    image_folders: tuple[Path, ...]
+
+
+def find(folder: Path) -> dict[str, SplitFile]:
+    """The files of ``train`` and ``val``; empty where ``folder`` has not both."""
+    found = {split: _find_split(folder, names) for split, names in _NAMES.items()}
+    return {split: file for split, file in found.items() if file} if all(found.values()) else {}
+
+
+def found_text(folder: Path) -> str | None:
+    """What of the format is in ``folder``; None where it is not this format."""
+    files = find(folder)
+    return " and ".join(str(f.path.relative_to(folder)) for f in files.values()) if files else None
+
+
+def read(folder: Path, max_broken: float) -> DataSet:
+    """Read both splits; no image is opened.
+
+    Raises:
+        InputError: when a file is missing or is no COCO JSON, the splits have different categories, or too much is
+            broken.
+    """
+    files = find(folder)
+    if not files:
+        raise InputError(f"{folder} has no COCO JSON files; looked for {LOOKS_FOR}")
+    contents = {split: _load(file.path) for split, file in files.items()}
+    names = _categories(files["train"].path, contents["train"])
+    other = _categories(files["val"].path, contents["val"])
+    if names != other:
+        different = sorted({str(v) for v in names.items() ^ other.items()})
+        raise InputError(
+            f"{files['train'].path} and {files['val'].path} have different categories: {', '.join(different[:8])}; "
+            "write the same list into both"
+        )
+    used = {a.get("category_id") for c in contents.values() for a in c["annotations"] if isinstance(a, dict)}
+    ids = sorted(i for i in names if i in used or not _is_group(i, contents["train"]["categories"]))
+    places = {category: place for place, category in enumerate(ids)}
+    broken: list[Broken] = []
+    records: dict[str, tuple[Record, ...]] = {}
+    for split, file in files.items():
+        left_out = LeftOut(file.path, max_broken)
+        records[split] = tuple(_records(file, contents[split], places, left_out))
+        left_out.check(len(contents[split]["images"]))
+        broken += left_out.broken
+    data = DataSet(
+        class_names=tuple(names[i] for i in ids),
+        train=records["train"],
+        val=records["val"],
+        format=NAME,
+        category_ids=tuple(ids),
+        broken=tuple(broken),
+    )
+    return checked(data, folder)
+
+
+def _find_split(folder: Path, names: tuple[str, ...]) -> SplitFile | None:
+    for name in names:
+        roboflow = folder / name / "_annotations.coco.json"
+        if roboflow.is_file():
+            return SplitFile(roboflow, (folder / name,))
+        for place in (folder / "annotations", folder):
+            candidates = [*sorted(place.glob(f"instances_{name}*.json")), *sorted(place.glob(f"{name}*.json"))]
+            if place == folder:  # a train.json in the open may be anything: only COCO's own name counts there
+                candidates = [c for c in candidates if c.name.startswith("instances_")]
+            if candidates:
+                own = candidates[0].stem.removeprefix("instances_")
+                inner = (folder / own, folder / "images" / own, folder / name, folder / "images" / name)
+                return SplitFile(candidates[0], (*inner, folder / "images", folder))
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = load_json(path)
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise InputError(f"{path} is no COCO JSON; expected an object with the lists {', '.join(keys)}")
+    return content
+
+
+def _categories(path: Path, content: dict[str, Any]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for category in content["categories"]:
+        try:
+            names[int(category["id"])] = str(category["name"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} has the category {category!r}; expected an id and a name") from error
+    if len(names) != len(content["categories"]) or len(set(names.values())) != len(names):
+        raise InputError(f"{path} has a category's id or name twice; each must be there once")
+    return names
+
+
+def _is_group(category_id: int, categories: list[dict[str, Any]]) -> bool:
+    """Whether it is Roboflow's heading over the others, which no annotation uses."""
+    name = next(c["name"] for c in categories if int(c["id"]) == category_id)
+    return any(c.get("supercategory") == name and c["name"] != name for c in categories)
+
+
+def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], left_out: LeftOut) -> Iterator[Record]:
+    """The images that have a file, each with its objects that can be used."""
+    images = dict(_images(file, content, left_out))
+    objects = {image_id: ObjectList(size) for image_id, (_, size) in images.items()}
+    known = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    for number, annotation in enumerate(content["annotations"]):
+        try:
+            image_id = annotation["image_id"]
+            if image_id in objects:
+                where = f"{file.path}: annotation {number}"
+                _add(objects[image_id], annotation, places, images[image_id][1], where)
+            elif image_id not in known:
+                raise AnnotationError(f"the image_id {image_id}, which no image has")
+        except (AnnotationError, KeyError, TypeError, AttributeError) as error:
+            image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+            name = images[image_id][0].name if image_id in images else f"image {image_id}"
+            what = error if isinstance(error, AnnotationError) else f"not the fields of an object ({error!r})"
+            left_out.add(name, file.path, f"{file.path}: annotation {number} of {name} has {what}")
+    for image_id, (path, size) in images.items():
+        gathered = objects[image_id]
+        yield Record(path, labels=gathered.classes(), objects=gathered.objects(), image_id=image_id, size=size)
+
+
+def _images(
+    file: SplitFile, content: dict[str, Any], left_out: LeftOut
+) -> Iterator[tuple[int, tuple[Path, tuple[int, int]]]]:
+    """Id, path and (height, width) of each image that has a file."""
+    seen: set[int] = set()
+    for number, image in enumerate(content["images"]):
+        try:
+            image_id, name, size = (
+                int(image["id"]),
+                str(image["file_name"]),
+                (int(image["height"]), int(image["width"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{file.path}: image {number} is {image!r}; expected id, file_name, height and width ({error!r})"
+            left_out.add(f"image {number}", file.path, reason)
+            continue
+        path = first_file(file.image_folders, name)
+        if path is None:
+            folders = ", ".join(map(str, file.image_folders))
+            left_out.add(name, file.path, f"{file.path}: image {name} has no file; looked in {folders}")
+        elif image_id in seen:
+            left_out.add(name, file.path, f"{file.path}: image {name} has the id {image_id} of another one")
+        else:
+            seen.add(image_id)
+            yield image_id, (path, size)
+
+
+def _add(
+    objects: ObjectList, annotation: dict[str, Any], places: dict[int, int], size: tuple[int, int], where: str
+) -> None:
+    """Add what one annotation says.
+
+    Raises:
+        AnnotationError: when it cannot be used.
+    """
+    category = annotation["category_id"]
+    if category not in places:
+        raise AnnotationError(f"the category_id {category}, which no category has")
+    x, y, width, height = numbers(annotation["bbox"], 4, "bbox")
+    area = annotation.get("area")
+    objects.add(
+        (x, y, x + width, y + height),
+        places[category],
+        crowd=bool(annotation.get("iscrowd", 0)),
+        area=None if area is None else numbers([area], 1, "area")[0],
+        outline=_outline(annotation.get("segmentation"), size, where),
+    )
+
+
+def _outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline | None:
+    """The outline that a ``segmentation`` means; None where it is missing or empty."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
+        counts, own = segmentation.get("counts"), segmentation.get("size")
+        height, width = numbers(own, 2, "segmentation size")
+        if isinstance(counts, list):
+            counts = np.array(numbers(counts, len(counts), "segmentation counts"), dtype=np.int32)
+        if not isinstance(counts, str | np.ndarray) or (int(height), int(width)) != size:
+            raise AnnotationError(f"a segmentation of size {own}; expected counts for its image's {list(size)}")
+        return RunLength(size, counts, where)
+    if not isinstance(segmentation, list):
+        raise AnnotationError(f"the segmentation {segmentation!r}; expected polygons or counts")
+    rings = []
+    for ring in segmentation:
+        if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
+            raise AnnotationError(f"the polygon {ring!r}; expected x, y of three points or more")
+        rings.append(np.array(numbers(ring, len(ring), "polygon"), dtype=np.float32).reshape(-1, 2))
+    return Polygons(tuple(rings))
