@@ -30,16 +30,18 @@ class Augmentation:
         flip: probability that left and right are exchanged.
         window: sides of the crop as shares of the image's; above 1 it looks past the edge, and objects become smaller.
         aspect: the crop's height and width differ from the image's by up to this share.
+        mosaic: probability that an image is put together with three others (see `mosaic.py`).
     """
 
     flip: float = 0.5
     window: tuple[float, float] = (0.8, 1.1)
     aspect: float = 0.05
+    mosaic: float = 0.0
 
     @classmethod
-    def for_task(cls, task: Task) -> Augmentation:
+    def for_task(cls, task: Task, mosaic: float = 0.0) -> Augmentation:
         """The default of a task: objects to be found come in more sizes than images to be named."""
-        return cls(window=(0.67, 1.6)) if task == "detect" else cls()
+        return cls(window=(0.67, 1.6), mosaic=mosaic) if task == "detect" else cls()
 
 
 class Crop(NamedTuple):

@@ -19,6 +19,7 @@ from spt_deploy.errors import SourceError
 from spt_deploy.images import read_image
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.augment import Augmentation, augment
+from spt_deploy.training.mosaic import IMAGES, mosaic
 from spt_deploy.training.objects import Objects, cut_box
 from spt_deploy.training.scene import Scene, mask_in_input
 
@@ -97,7 +98,7 @@ class Sample:
         image: 3 x H x W float32, RGB, normalised.
         source_size: (height, width) of the image as decoded, before augmentation.
         label: index of its class, -1 where it has none.
-        targets: classes float32, 1 for each class in the image; all 0 where they are not known.
+        targets: classes float32, 1 for each class in its record; all 0 where they are not known.
         boxes: n x 4 float32, xyxy in pixels of the input.
         box_labels: n int64, index of the class.
         crowd: n bool, objects that are not to be learnt or found.
@@ -167,11 +168,14 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
             scene = self._scene(key.place)
         except SourceError as error:
             return Broken(record.path, str(error))
-        source_size, labels = scene.size, record.labels
+        source_size = scene.size
         if self._seed is not None:
-            scene = augment(scene, self._augmentation, np.random.default_rng((self._seed, key.epoch, key.place)))
+            random = np.random.default_rng((self._seed, key.epoch, key.place))
+            if self._augmentation.mosaic and random.random() < self._augmentation.mosaic:
+                scene = self._mosaic(scene, random)
+            scene = augment(scene, self._augmentation, random)
         targets = torch.zeros(self._classes)
-        targets[list(labels or ())] = 1.0
+        targets[list(record.labels or ())] = 1.0
         return Sample(
             path=record.path,
             image_id=record.image_id,
@@ -184,6 +188,15 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
             crowd=torch.tensor(scene.crowd),
             mask=torch.from_numpy(mask_in_input(scene, self.preprocessing)) if scene.known else None,
         )
+
+    def _mosaic(self, scene: Scene, random: np.random.Generator) -> Scene:
+        """``scene`` and three others in one; as it is where one of those is broken."""
+        others = random.integers(len(self), size=IMAGES - 1)
+        try:
+            scenes = [scene, *(self._scene(int(place)) for place in others)]
+        except SourceError:
+            return scene  # the broken one is counted when its own turn comes
+        return mosaic([scenes[i] for i in random.permutation(IMAGES)], self.preprocessing.size, random)
 
     def _scene(self, place: int) -> Scene:
         """The image of a record and its objects as they are.

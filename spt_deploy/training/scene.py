@@ -12,6 +12,8 @@ from spt_deploy.training.objects import Boxes, Mask, Objects, box_mask
 
 Image = npt.NDArray[np.uint8]
 
+_ROUNDING = 1e-6  # pixels; an edge at 6.9999999 is one at 7
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -72,23 +74,11 @@ def mask_in_input(scene: Scene, preprocessing: Preprocessing) -> Mask:
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """``mask`` (h x w of 0 and 1) at another size (height, width); 1 wherever a part of a 1 comes to lie."""
-    import cv2
-
-    if mask.shape == size:
-        return mask
     for axis, length in enumerate(size):
-        if length < mask.shape[axis]:  # the largest of the pixels that become one; they may share a pixel at their ends
-            edges = np.arange(length + 1) * mask.shape[axis] / length
-            starts = np.floor(edges[:-1] + 1e-6).astype(int)
-            ends = np.ceil(edges[1:] - 1e-6).astype(int)
-            sums = np.concatenate(
-                [
-                    np.zeros_like(mask[:1] if axis == 0 else mask[:, :1], dtype=np.int32),
-                    mask.cumsum(axis=axis, dtype=np.int32),
-                ],
-                axis=axis,
-            )
-            mask = ((sums.take(ends, axis) - sums.take(starts, axis)) > 0).astype(np.uint8)
-    if mask.shape != size:
-        mask = np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+        if length != mask.shape[axis]:
+            edges = np.arange(length + 1) * mask.shape[axis] / length  # of the new pixels, in old ones
+            starts, ends = np.floor(edges[:-1] + _ROUNDING).astype(int), np.ceil(edges[1:] - _ROUNDING).astype(int)
+            nothing = np.zeros_like(mask.take([0], axis), dtype=np.int32)
+            sums = np.concatenate([nothing, mask.cumsum(axis, dtype=np.int32)], axis)
+            mask = (sums.take(ends, axis) > sums.take(starts, axis)).astype(np.uint8)
     return mask
