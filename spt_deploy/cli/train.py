@@ -25,12 +25,36 @@ if TYPE_CHECKING:
 @click.option("--init", type=FILE, help="SPT checkpoint or Swin weights to start from.  [default: random weights]")
 @click.option("--epochs", type=int, default=50, show_default=True, help="Passes over the training images.")
 @click.option("--imgsz", type=IMAGE_SIZE, default="224", show_default=True, help="Input size: 224, or 800x1280.")
-@click.option("--batch", type=int, default=32, show_default=True, help="Images a step.")
+@click.option("--batch", type=int, default=32, show_default=True, help="Images a forward pass, of each process.")
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Forward passes a step.")
 @click.option("--lr", type=float, default=5e-4, show_default=True, help="Highest learning rate.")
+@click.option("--warmup", type=float, default=0.05, show_default=True, help="Share of the steps in which it rises.")
 @click.option("--gate-lr-scale", type=float, default=10.0, show_default=True, help="How much faster the gates learn.")
+@click.option(
+    "--layer-decay",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Learning rate of a stage over that of the stage after it; 0.7 to 0.9 keeps more of what --init knows.",
+)
+@click.option(
+    "--freeze", type=int, default=0, show_default=True, help="Stages, from the first, that keep their weights."
+)
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="Weight of the select loss.")
 @click.option("--threshold", type=float, default=0.01, show_default=True, help="Score above which a token is kept.")
+@click.option("--select-from-labels", is_flag=True, help="Keep the tokens in objects, whatever the gates say.")
+@click.option("--weight-decay", type=float, default=0.05, show_default=True, help="Of weight matrices.")
+@click.option("--drop-path", type=float, help="Rate of stochastic depth in the last block.  [default: the model's own]")
 @click.option("--label-smoothing", type=float, default=0.1, show_default=True, help="Share of the label spread out.")
+@click.option("--clip", type=float, default=5.0, show_default=True, help="Largest norm of the gradient.")
+@click.option(
+    "--ema",
+    type=float,
+    default=0.999,
+    show_default=True,
+    help="Decay of the averaged weights, which are evaluated and saved; 0: none.",
+)
+@click.option("--compile", is_flag=True, help="torch.compile the dense parts: faster on a GPU, after a slow start.")
 @click.option("--out", type=FILE, help="Folder of the run.  [default: runs/DATA-MODEL; with --resume the newest]")
 @click.option("--resume", is_flag=True, help="Go on with a run exactly where its last whole epoch ended.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in --out already.")
@@ -46,9 +70,11 @@ def command(
     A class folder may hold boxes.txt, a line an object: file name, x0, y0, x1, y1 in pixels, tab separated. From them
     the gates learn what to keep; without them the select loss is off.
 
-    The run's folder gets best.pt, last.pt, metrics.jsonl and config.json.
+    The run's folder gets report.md, to be read first, best.pt and last.pt, curves.png, samples/, metrics.jsonl and
+    config.json. On several GPUs: torchrun --nproc-per-node 4 -m spt_deploy train DATA ...
     """
     from spt_deploy.training.config import TrainConfig
+    from spt_deploy.training.ranks import is_main_process
     from spt_deploy.training.report import Reports
     from spt_deploy.training.run_folder import new_run_folder, newest_run_folder
     from spt_deploy.workflows.train import resumed_config, train
@@ -59,14 +85,16 @@ def command(
         given = {k: v for k, v in options.items() if ctx.get_parameter_source(k) is not ParameterSource.DEFAULT}
         if out is None:
             out = newest_run_folder()
-            status(f"going on with {out}: the newest run")
+            if is_main_process():
+                status(f"going on with {out}: the newest run")
         config = resumed_config(out, given if data is None else given | {"data": data})
     elif data is None:
         raise UsageError("DATA is missing; name the folder that holds train/CLASS/ and val/CLASS/ with images")
     else:
         config = TrainConfig(data=data, out=out or new_run_folder(data, options["model"]), **options)
     result = train(config, resume=resume, overwrite=overwrite, reports=Reports(status, progress))
-    _print_result(result, config.epochs)
+    if is_main_process():
+        _print_result(result, config.epochs)
     if result.interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
 

@@ -10,7 +10,7 @@ from spt_deploy.config import TASKS, BackboneConfig, Task, check_image_size
 from spt_deploy.errors import UsageError
 
 # What may differ between a run and its resumption: where things lie, and what they are computed on.
-FREE_TO_CHANGE = frozenset({"data", "out", "device", "workers"})
+FREE_TO_CHANGE = frozenset({"data", "out", "device", "workers", "compile"})
 _PATHS = ("data", "out", "init")
 
 
@@ -26,7 +26,8 @@ class TrainConfig:
         init: checkpoint to start from; None starts from random weights.
         epochs: passes over the training images.
         imgsz: (height, width) of the model's input in pixels.
-        batch: images a step.
+        batch: images a forward pass, of each process.
+        accumulate: forward passes a step, whose gradients are added up: a larger batch in the same memory.
         lr: highest learning rate, reached after the warm-up.
         gate_lr_scale: the gates learn this many times faster. They start at a bias of +4 and must come below the
             threshold's -4.6 on background: with the learning rate of the other weights that takes longer than a small
@@ -38,6 +39,12 @@ class TrainConfig:
         clip: largest norm of the gradient.
         label_smoothing: share of the label that is spread over all classes, in [0, 1).
         drop_path: rate of stochastic depth; None takes the variant's own.
+        ema: decay of the running average of the weights, in [0, 1); 0 keeps none. The average is what is evaluated
+            and what best.pt holds.
+        layer_decay: learning rate of a stage over that of the stage after it, in (0, 1]; the head has the full one.
+        freeze: how many stages, from the first, keep their weights; 0 to 4. Gates learn in frozen stages too.
+        select_from_labels: the select label takes the place of the selection (the paper's figure 4).
+        compile: put the dense parts through torch.compile.
         seed: of everything random; on a CPU the same seed gives the same run.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that read images; None chooses by the device.
@@ -55,6 +62,7 @@ class TrainConfig:
     epochs: int = 50
     imgsz: tuple[int, int] = (224, 224)
     batch: int = 32
+    accumulate: int = 1
     lr: float = 5e-4
     gate_lr_scale: float = 10.0
     alpha: float = 0.01
@@ -64,6 +72,11 @@ class TrainConfig:
     clip: float = 5.0
     label_smoothing: float = 0.1
     drop_path: float | None = None
+    ema: float = 0.999
+    layer_decay: float = 1.0
+    freeze: int = 0
+    select_from_labels: bool = False
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
@@ -79,17 +92,23 @@ class TrainConfig:
             raise UsageError(f"task is {self.task!r}; known are {', '.join(TASKS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"device is {self.device!r}; known are auto, cpu, cuda")
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "accumulate"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "a whole number from 1")
         for name in ("lr", "gate_lr_scale", "clip"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
         for name in ("alpha", "weight_decay"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "a number from 0")
-        for name in ("warmup", "label_smoothing", "max_broken"):
+        for name in ("warmup", "label_smoothing", "max_broken", "ema"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        _require("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "a number above 0 and at most 1")
+        _require("freeze", self.freeze, self.freeze in range(5), "a number of stages from 0 to 4")
         _require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
         _require("workers", self.workers, self.workers is None or self.workers >= 0, "a whole number from 0")
-        self.backbone()  # the model's name, threshold and drop path check themselves
+        backbone = self.backbone()  # the model's name, threshold and drop path check themselves
+        if self.select_from_labels and not backbone.spa_stages:
+            raise UsageError(
+                f"--select-from-labels with {self.model}, which selects nothing; choose a model named spt_..."
+            )
 
     def backbone(self) -> BackboneConfig:
         """The configuration of the backbone that is trained."""

@@ -118,20 +118,26 @@ def collate(samples: Sequence[Sample | Broken]) -> Batch:
 
 
 class EpochBatches:
-    """Keys of an epoch's samples, batch after batch; ``epoch`` is set before each pass."""
+    """Keys of an epoch's samples, batch after batch; ``epoch`` is set before each pass.
 
-    def __init__(self, count: int, batch: int, shuffle_seed: int | None) -> None:
+    Of several processes, number ``rank`` of ``world`` gets every ``world``-th batch: each is dealt once, the batches
+    are those of a single process, and all processes make as many rounds, the last of which may be empty.
+    """
+
+    def __init__(self, count: int, batch: int, shuffle_seed: int | None, rank: int = 0, world: int = 1) -> None:
         self.epoch = 0
         self._count, self._batch, self._seed = count, batch, shuffle_seed
+        self._rank, self._world = rank, world
 
     def __len__(self) -> int:
-        return -(-self._count // self._batch)
+        return -(-self._count // (self._batch * self._world))
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.arange(self._count)
         if self._seed is not None:  # from seed and epoch alone: a resumed run sees the order it would have seen
             order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
-        for start in range(0, self._count, self._batch):
+        for index in range(len(self)):
+            start = (index * self._world + self._rank) * self._batch
             yield [Key(self.epoch, int(i)) for i in order[start : start + self._batch]]
 
 
@@ -148,6 +154,8 @@ class Loader:
         batch: int,
         *,
         shuffle_seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
         max_broken: float = 0.0,
@@ -159,6 +167,8 @@ class Loader:
             samples: of the split.
             batch: images a batch; the last one may be smaller.
             shuffle_seed: seed of the order; None keeps the order of the records.
+            rank: number of this process, from 0.
+            world: processes that share the split.
             workers: processes that read; 0 reads in this one.
             pin_memory: for copies to a GPU.
             max_broken: share of the split's images that may be unreadable.
@@ -166,7 +176,7 @@ class Loader:
         """
         self.broken: dict[Path, Broken] = {}
         self._samples = samples
-        self._batches = EpochBatches(len(samples), batch, shuffle_seed)
+        self._batches = EpochBatches(len(samples), batch, shuffle_seed, rank, world)
         self._max_broken, self._on_broken = max_broken, on_broken
         self._loader: DataLoader[Sample | Broken] = DataLoader(
             samples,
@@ -181,7 +191,7 @@ class Loader:
         )
 
     def __len__(self) -> int:
-        """Batches a pass."""
+        """Batches a pass, of each process."""
         return len(self._batches)
 
     @property

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spt_deploy.atomic import write_text
 from spt_deploy.errors import InputError, ResultError
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.model.network import ModelOutput, SptModel
+from spt_deploy.training.average import WeightAverage
+from spt_deploy.training.compiled import compile_dense_parts, compile_errors
 from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.gradient import (
+    LossModule,
+    StepWeights,
+    distribute,
+    parts_of_step,
+    without_reduction,
+)
 from spt_deploy.training.loader import Batch, Loader
+from spt_deploy.training.means import BatchLosses, Means
+from spt_deploy.training.meters import Meter
 from spt_deploy.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from spt_deploy.training.precision import MixedPrecision
+from spt_deploy.training.ranks import Ranks
 from spt_deploy.training.report import Reports
-from spt_deploy.training.select_labels import SelectionMeter, select_loss
+from spt_deploy.training.select_labels import SelectionMeter
+from spt_deploy.training.stages import freeze_stages, learning, train_mode
 from spt_deploy.training.tasks import Task
 
 _FILES_IN_ERROR = 8  # enough to look at; a batch may be 1024
+NOT_FINITE_LIST = "not_finite.txt"  # in the run's folder: every file of the batch that spoilt the loss
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it, and the run ends well
-    """The run stopped after a step because a signal asked it to."""
-
-
-@dataclass
-class _Means:
-    """Means over images of what each step measured."""
-
-    images: int = 0
-    loss: float = 0.0
-    task_loss: float = 0.0
-    select_loss: float = 0.0
-    select_ratio: float = 0.0
-
-    def add(self, images: int, loss: float, task_loss: float, select_loss: float, select_ratio: float) -> None:
-        self.images += images
-        for name, value in (("loss", loss), ("task_loss", task_loss), ("select_loss", select_loss)):
-            setattr(self, name, getattr(self, name) + (value - getattr(self, name)) * images / self.images)
-        self.select_ratio += (select_ratio - self.select_ratio) * images / self.images
+    """The run stopped between two steps because a signal asked it to."""
 
 
 class Trainer:
@@ -50,6 +50,8 @@ class Trainer:
 
     Attributes:
         step: optimiser steps done, over all epochs.
+        average: of the weights; None where the run keeps none.
+        ranks: this process among the others that train with it.
     """
 
     def __init__(
@@ -64,60 +66,77 @@ class Trainer:
         alpha: float,
         reports: Reports,
         stop: StopRequest,
+        ranks: Ranks | None = None,
     ) -> None:
+        """Take the parts of a run; ``model`` is on ``device``, with the weights to start from."""
         self.config, self.model, self.task = config, model, task
         self.train_loader, self.val_loader = train, val
-        self.device, self.alpha = device, alpha
+        self.device, self.alpha, self.ranks = device, alpha, ranks or Ranks()
+        freeze_stages(model, config.freeze)
         self.optimizer = make_optimizer(model, config)
         self.precision = MixedPrecision(device)
+        self.average = WeightAverage(model, config.ema) if config.ema else None
         self.step = 0
         self._reports, self._stop = reports, stop
+        if config.compile:
+            compile_dense_parts(model)
+        self._losses = distribute(self._loss_module(model), self.ranks)
+        self._val_losses = self._loss_module(self.evaluated)
+
+    @property
+    def evaluated(self) -> SptModel:
+        """The model that validation measures and best.pt holds: with averaged weights where the run averages."""
+        return self.model if self.average is None else self.average.model
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """Go once over the training images; ``epoch`` counts from 1.
 
         Returns:
             Means over the epoch: ``loss`` and its parts ``task_loss`` and ``select_loss`` (not yet multiplied by
-            alpha), ``select_ratio`` as drawn with noise, the task's metrics, ``lr`` at the end and
-            ``images_per_second``.
+            alpha), ``select_ratio`` as drawn with noise, the task's training metrics, ``lr`` at the end and
+            ``images_per_second``, of all processes together.
 
         Raises:
+            InputError: when no image can be read.
             ResultError: when the loss is no finite number.
-            Interrupted: after the step in which a signal came.
+            RuntimeMissingError: when the model cannot be compiled.
+            Interrupted: before a step, once a signal has come.
         """
-        self.model.train()
-        meter, means, lr = self.task.meter(), _Means(), 0.0
-        steps = self.config.epochs * len(self.train_loader)
+        self._losses.train()
+        train_mode(self.model, self.config.freeze)
+        meter, means, lr = self.task.training_meter(), Means(), 0.0
+        steps = self.config.epochs * self._steps
         start = time.perf_counter()
-        with self._reports.progress(f"epoch {epoch}/{self.config.epochs}", self.train_loader.images) as progress:
-            for batch in self.train_loader.epoch(epoch):
+        total = self.train_loader.images
+        with self._reports.progress(f"epoch {epoch}/{self.config.epochs}", total) as progress, self._compile_errors():
+            batches = enumerate(self.train_loader.epoch(epoch))
+            for _ in range(self._steps):
+                # Loaded together: a batch's share of the gradient depends on what the others hold.
+                numbers, group = zip(*islice(batches, self.config.accumulate), strict=True)
                 lr = self.config.lr * learning_rate_factor(self.step, steps, self.config.warmup)
                 self.step += 1
-                if not batch.paths:
+                images, labelled = sum(len(b.paths) for b in group), sum(int(b.has_mask.sum()) for b in group)
+                images_of_all, labelled_of_all = self._agreed(images, labelled)
+                if not images_of_all:
                     continue
-                batch = batch.to(self.device)
                 set_learning_rate(self.optimizer, lr)
-                output, losses = self._losses(batch)
-                kept = output.features.select_ratio.mean() if output.features.kept else torch.zeros_like(losses[0])
-                total, task, select, ratio = torch.stack([*losses, kept]).tolist()
-                if not math.isfinite(total):
-                    raise ResultError(_not_finite(total, epoch, batch))
-                self.precision.step(losses[0], self.model, self.optimizer, self.config.clip)
-                meter.update(output, batch)
-                means.add(len(batch.paths), total, task, select, ratio)
-                progress.update(means.images, _step_text(means, meter.result(), bool(output.features.kept)))
-                self._stop_if_asked()
+                weights = StepWeights(images_of_all, labelled_of_all, self.ranks.world)
+                self._step(epoch, numbers, group, weights, meter, means)
+                shown = min(means.images * self.ranks.world, total)
+                progress.update(shown, _step_text(means, meter.result(), bool(self.model.config.backbone.spa_stages)))
+        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
         if not means.images:
-            raise InputError(f"none of the {self.train_loader.images} training images can be read")
-        record = {"loss": means.loss, "task_loss": means.task_loss, "select_loss": means.select_loss}
+            raise InputError(f"none of the {total} training images can be read")
+        record: dict[str, Any] = dict(means.losses)
         if self.model.config.backbone.spa_stages:
             record["select_ratio"] = means.select_ratio
         seconds = time.perf_counter() - start
-        return record | meter.result() | {"lr": lr, "images_per_second": means.images / seconds}
+        record |= self._merged(meter, self.task.training_meter).result()
+        return record | {"lr": lr, "images_per_second": means.images / seconds}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """Go once over the validation images, without noise and without augmentation.
+        """Go once over the validation images, without noise and without augmentation, with averaged weights if any.
 
         Returns:
             The task's metrics, ``task_loss`` and ``select_loss``; by SPA block ``select_ratio``, ``gate_precision`` and
@@ -125,24 +144,26 @@ class Trainer:
 
         Raises:
             InputError: when no image can be read.
-            Interrupted: after the batch in which a signal came.
+            Interrupted: before a batch, once a signal has come.
         """
-        self.model.eval()
-        meter, means = self.task.meter(), _Means()
+        self._val_losses.eval()
+        meter, means = self.task.meter(), Means()
         selection = SelectionMeter(self.model.config.backbone.spa_blocks)
-        for batch in self.val_loader.epoch(0):
+        for number, batch in enumerate(self.val_loader.epoch(0)):
+            self._agreed()
             if not batch.paths:
                 continue
             batch = batch.to(self.device)
-            output, losses = self._losses(batch)
+            output, task, select = self._val_losses(batch)
             meter.update(output, batch)
             selection.update(output.features, batch.masks, batch.has_mask)
-            total, task, select = torch.stack(losses).tolist()
-            means.add(len(batch.paths), total, task, select, 0.0)
-            self._stop_if_asked()
+            means.add(self._measured(number, batch, output, task, select))
+        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
         if not means.images:
             raise InputError(f"none of the {self.val_loader.images} validation images can be read")
-        record: dict[str, Any] = {"task_loss": means.task_loss, "select_loss": means.select_loss} | meter.result()
+        selection = self._merged(selection, lambda: SelectionMeter(selection.blocks))
+        record: dict[str, Any] = {name: means.losses[name] for name in ("task_loss", "select_loss")}
+        record |= self._merged(meter, self.task.meter).result()
         return record | {
             "select_ratio": selection.select_ratio(),
             "object_ratio": selection.object_ratio(),
@@ -150,30 +171,93 @@ class Trainer:
             "gate_recall": selection.recall(),
         }
 
-    def _stop_if_asked(self) -> None:
-        if self._stop.made:
+    @property
+    def _steps(self) -> int:
+        """Of an epoch."""
+        return -(-len(self.train_loader) // self.config.accumulate)
+
+    def _step(
+        self,
+        epoch: int,
+        numbers: Sequence[int],
+        group: Sequence[Batch],
+        weights: StepWeights,
+        meter: Meter,
+        means: Means,
+    ) -> None:
+        """Forward and backward for each batch of the group, then one update."""
+        parts = parts_of_step(numbers, group, self.ranks)
+        for place, (number, part) in enumerate(parts, start=1):
+            with without_reduction(self._losses, last=place == len(parts)):
+                if part is None:
+                    _, zero, _ = self._losses(None)
+                    self.precision.backward(zero)
+                    continue
+                batch = part.to(self.device)
+                output, task, select = self._losses(batch)
+                measured = self._measured(number, batch, output, task, select)
+                if not math.isfinite(measured.loss):
+                    raise ResultError(self._not_finite(measured.loss, epoch, batch))
+                self.precision.backward(weights.loss(batch, task, select, self.alpha))
+            meter.update(output, batch)
+            means.add(measured)
+        self.precision.step(learning(self.model), self.optimizer, self.config.clip)
+        if self.average is not None:
+            self.average.update(self.model, self.step)
+
+    def _loss_module(self, model: SptModel) -> LossModule:
+        return LossModule(
+            model,
+            self.task,
+            self.precision,
+            select_from_labels=self.config.select_from_labels,
+            touch=not self.ranks.is_alone,
+        )
+
+    def _measured(self, number: int, batch: Batch, output: ModelOutput, task: Tensor, select: Tensor) -> BatchLosses:
+        kept = output.features.select_ratio.mean() if output.features.kept else torch.zeros_like(task)
+        # One copy from the device, not three.
+        task_loss, of_select, ratio = torch.stack([task.detach(), select.detach(), kept]).tolist()
+        loss = task_loss + self.alpha * of_select if self.alpha else task_loss
+        place = number * self.ranks.world + self.ranks.rank
+        return BatchLosses(place, len(batch.paths), loss, task_loss, of_select, ratio)
+
+    def _agreed(self, *counts: float) -> list[float]:
+        """Sums of ``counts`` over all processes; they also agree here whether to stop, so that none waits for others.
+
+        Raises:
+            Interrupted: once a signal has come to any of them.
+        """
+        *sums, stops = self.ranks.sum([*counts, float(self._stop.made)])
+        if stops:
             raise Interrupted
+        return sums
 
-    def _losses(self, batch: Batch) -> tuple[ModelOutput, tuple[Tensor, Tensor, Tensor]]:
-        """The model's output; the whole loss, the task's part, and the select loss before alpha."""
-        with self.precision.autocast():
-            output = self.task.run(self.model, batch)
-            task = self.task.loss(output, batch)
-            select = select_loss(output.features, batch.masks, batch.has_mask)
-        return output, (task + self.alpha * select if self.alpha else task, task, select)
+    def _merged(self, meter: Any, fresh: Callable[[], Any]) -> Any:
+        """A meter that has counted what those of all processes have."""
+        if self.ranks.is_alone:
+            return meter
+        merged = fresh()
+        for state in self.ranks.gather(meter.state()):
+            merged.merge(state)
+        return merged
+
+    def _compile_errors(self) -> AbstractContextManager[None]:
+        return compile_errors() if self.config.compile else nullcontext()
+
+    def _not_finite(self, loss: float, epoch: int, batch: Batch) -> str:
+        """Write the batch's files down, and say so."""
+        names = [str(p) for p in batch.paths]
+        write_text(self.config.out / NOT_FINITE_LIST, "".join(f"{name}\n" for name in names))
+        more = f" and {len(names) - _FILES_IN_ERROR} more" if len(names) > _FILES_IN_ERROR else ""
+        return (
+            f"the loss became {loss} in epoch {epoch} on the batch {', '.join(names[:_FILES_IN_ERROR])}{more} "
+            f"(all in {self.config.out / NOT_FINITE_LIST}); look at these images, or train with a smaller --lr"
+        )
 
 
-def _not_finite(loss: float, epoch: int, batch: Batch) -> str:
-    names = [str(p) for p in batch.paths]
-    more = f" and {len(names) - _FILES_IN_ERROR} more" if len(names) > _FILES_IN_ERROR else ""
-    return (
-        f"the loss became {loss} in epoch {epoch} on the batch {', '.join(names[:_FILES_IN_ERROR])}{more}; "
-        "look at these images, or train with a smaller --lr"
-    )
-
-
-def _step_text(means: _Means, metrics: dict[str, float], has_selection: bool) -> str:
-    parts = [f"loss {means.loss:.3f}"]
+def _step_text(means: Means, metrics: dict[str, float], has_selection: bool) -> str:
+    parts = [f"loss {means.losses['loss']:.3f}"]
     parts += [f"{name} {100 * value:.1f} %" for name, value in metrics.items() if name == "top1"]
     if has_selection:
         parts.append(f"kept {100 * means.select_ratio:.0f} %")

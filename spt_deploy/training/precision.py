@@ -31,14 +31,17 @@ class MixedPrecision:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self.dtype)
 
-    def step(self, loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
-        """Backward, gradient norm clipped at ``clip``, update."""
-        optimizer.zero_grad(set_to_none=True)
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss`` to what is there."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float) -> None:
+        """Clip the norm of the gradient at ``clip``, update, and forget the gradient."""
         self._scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(parameters, clip)
         self._scaler.step(optimizer)
         self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the loss scale; empty where there is none."""

@@ -74,20 +74,31 @@ class RunFolder:
     def save_best(self, trainer: Trainer, preprocessing: Preprocessing, record: dict[str, Any]) -> None:
         """Write ``best.pt``: weights, and of the trainer only what ``record`` measured."""
         training = {"epoch": record["epoch"], "metrics": record["val"], "select_ratio": record["val"]["select_ratio"]}
-        save_checkpoint(self.best, trainer.model, preprocessing, training)
+        save_checkpoint(self.best, trainer.evaluated, preprocessing, training)
 
-    def save_last(self, trainer: Trainer, preprocessing: Preprocessing, progress: Progress) -> None:
-        """Write ``last.pt`` with everything needed to go on, and ``metrics.jsonl``."""
+    def save_last(
+        self, trainer: Trainer, preprocessing: Preprocessing, progress: Progress, random: list[dict[str, Any]]
+    ) -> None:
+        """Write ``last.pt`` with everything needed to go on, and ``metrics.jsonl``.
+
+        Args:
+            trainer: between two epochs.
+            preprocessing: of the model.
+            progress: after the epoch.
+            random: ``random_state`` of every process of the run.
+        """
         training = {
             "config": trainer.config.to_dict(),
             "history": progress.history,
             "best": progress.best,
             "step": trainer.step,
+            # The checkpoint's own weights are those that were measured; these are the ones that learn.
+            "weights": None if trainer.average is None else trainer.model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "precision": trainer.precision.state_dict(),
-            "random": random_state(),
+            "random": random,
         }
-        save_checkpoint(self.last, trainer.model, preprocessing, training)
+        save_checkpoint(self.last, trainer.evaluated, preprocessing, training)
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in progress.history))
 
     def load_last(self) -> tuple[Checkpoint, TrainConfig]:
@@ -107,17 +118,27 @@ class RunFolder:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint, where: Path) -> Progress:
-    """Put a run's state back, random numbers included; the weights are the caller's.
+    """Put a run's state back: weights, their average, optimiser, random numbers.
 
     Raises:
+        UsageError: when the run was begun with another number of processes.
         ArtefactError: when the state does not fit.
     """
-    state = checkpoint.training
+    state, ranks = checkpoint.training, trainer.ranks
     try:
+        random = state["random"]
+        if len(random) != ranks.world:
+            raise UsageError(
+                f"the run was begun with {len(random)} processes and is resumed with {ranks.world}; "
+                f"start {len(random)}, so that every step sees the images that it would have seen"
+            )
+        trainer.model.load_state_dict(checkpoint.weights if state["weights"] is None else state["weights"])
+        if trainer.average is not None:
+            trainer.average.load_state_dict(checkpoint.weights)
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.precision.load_state_dict(state["precision"])
         trainer.step = int(state["step"])
-        set_random_state(state["random"])
+        set_random_state(random[ranks.rank])
         return Progress(list(state["history"]), state["best"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtefactError(f"{where} holds a training state that does not fit its model ({error})") from error
@@ -147,7 +168,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def set_seed(seed: int) -> None:
-    """Start every global generator from ``seed``."""
+    """Start every global generator from ``seed``, taken modulo 2**32."""
+    seed %= 2**32  # more than NumPy takes
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -77,6 +77,14 @@ class SelectionMeter:
             rows.append(torch.stack([c.to(kept.device) for c in counts]))
         self._counts += torch.stack(rows).double().cpu()
 
+    def state(self) -> Tensor:
+        """What was counted so far, fit to be sent to another process."""
+        return self._counts
+
+    def merge(self, state: Tensor) -> None:
+        """Add what another meter of the same blocks has counted."""
+        self._counts += state
+
     def select_ratio(self) -> dict[str, float]:
         """Share of tokens that each block kept."""
         return self._ratio(1, 0)

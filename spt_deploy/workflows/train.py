@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spt_deploy.config import ModelConfig
-from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.errors import UsageError
 from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.model.network import SptModel
@@ -22,11 +22,13 @@ from spt_deploy.training.formats import read_data
 from spt_deploy.training.initial import load_initial
 from spt_deploy.training.loader import Loader
 from spt_deploy.training.loop import Interrupted, Trainer
+from spt_deploy.training.ranks import Ranks, device_of_rank, join_ranks
 from spt_deploy.training.report import Reports
-from spt_deploy.training.run_folder import Progress, RunFolder, restore, set_seed
+from spt_deploy.training.run_folder import Progress, RunFolder, random_state, restore, set_seed
 from spt_deploy.training.tasks import make_task
 
 _MOST_WORKERS = 8  # more seldom help one GPU
+_SEED_STEP = 1_000_003  # between the seeds of two processes: no run with a neighbouring seed draws the same
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def train(
     """Train, and leave ``best.pt``, ``last.pt``, ``metrics.jsonl`` and ``config.json`` in ``config.out``.
 
     The first SIGINT or SIGTERM ends the run after the step in hand; ``last.pt`` then is that of the last whole epoch.
+    Under ``torchrun`` every process calls this with the same arguments; the main one writes and reports.
 
     Args:
-        config: of the run; of a resumed one as it was, but for data, device and workers.
+        config: of the run; of a resumed one as it was, but for data, device, workers and compile.
         resume: go on from ``last.pt`` exactly as the run would have gone on.
         overwrite: replace a run that is in ``config.out`` already.
         reports: takes what people read meanwhile; None keeps quiet.
@@ -68,16 +71,26 @@ def train(
     Raises:
         UsageError: when an argument cannot be meant, or differs from the run that is resumed.
         InputError: when the data set or the checkpoint cannot be used.
-        ResultError: when the loss is no finite number.
-        RuntimeMissingError: when the device is not there.
+        ResultError: when the loss is no finite number, or another process of the run has ended.
+        RuntimeMissingError: when the device is not there, or the model cannot be compiled.
         OutputError: when the folder cannot be written.
     """
-    reports = reports or Reports()
-    device = _device(config.device)
+    device = device_of_rank(config.device)
+    with join_ranks(device) as ranks:
+        reports = reports if reports is not None and ranks.is_main else Reports()
+        # A free name for the folder is the main process's to choose: the others may look when it is there already.
+        config = replace(config, out=ranks.of_main(config.out))
+        return _train(config, device, ranks, reports, resume=resume, overwrite=overwrite)
+
+
+def _train(
+    config: TrainConfig, device: torch.device, ranks: Ranks, reports: Reports, *, resume: bool, overwrite: bool
+) -> TrainResult:
     folder = RunFolder(config.out)
     checkpoint = _resumed(folder, config) if resume else None
     data = read_data(config.data, config.task)
     task = make_task(config, data)
+    _check_labels(config, data)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
     preprocessing = Preprocessing.for_task(config.task, config.imgsz)
     if checkpoint is not None and checkpoint.facts.model != model_config:
@@ -87,17 +100,17 @@ def train(
         )
     set_seed(config.seed)
     model = SptModel(model_config)
-    if checkpoint is not None:
-        model.load_state_dict(checkpoint.weights)
-    elif config.init is not None:
+    if checkpoint is None and config.init is not None:
         for note in load_initial(model, config.init):
             reports.say(note)
     model.to(device)
-    train_loader, val_loader = _loaders(config, data, preprocessing, device, reports)
-    _say_what(reports, config, data, model, device)
-    if checkpoint is None:
+    train_loader, val_loader = _loaders(config, data, preprocessing, device, ranks, reports)
+    _say_what(reports, config, data, model, device, ranks)
+    if checkpoint is None and ranks.is_main:
         folder.begin(config, data.class_names, {"train": len(data.train), "val": len(data.val)}, overwrite)
-    alpha = config.alpha if data.has_objects else 0.0
+    if not ranks.is_alone:
+        # Every process has made the same weights; from here on each draws noise of its own for images of its own.
+        set_seed(config.seed + ranks.rank * _SEED_STEP)
     with stop_on_signals() as stop:
         trainer = Trainer(
             config,
@@ -106,9 +119,10 @@ def train(
             train_loader,
             val_loader,
             device,
-            alpha=alpha,
+            alpha=config.alpha if data.has_objects else 0.0,
             reports=reports,
             stop=stop,
+            ranks=ranks,
         )
         progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
         interrupted = False
@@ -116,7 +130,9 @@ def train(
             _run(trainer, folder, preprocessing, progress, reports)
         except Interrupted:
             interrupted = True
-    broken = train_loader.broken | val_loader.broken
+    broken: dict[Path, str] = {}
+    for of_rank in ranks.gather(train_loader.broken | val_loader.broken):
+        broken |= {path: b.reason for path, b in of_rank.items()}
     return TrainResult(
         out=config.out,
         best=folder.best if progress.best else None,
@@ -124,7 +140,7 @@ def train(
         record=progress.best,
         epochs=progress.epoch,
         interrupted=interrupted,
-        broken={path: b.reason for path, b in broken.items()},
+        broken=broken,
     )
 
 
@@ -150,9 +166,12 @@ def _run(
         is_best = progress.best is None or record["val"][metric] > progress.best["val"][metric]
         if is_best:
             progress.best = record
-            folder.save_best(trainer, preprocessing, record)
-        folder.save_last(trainer, preprocessing, progress)
-        reports.say(_epoch_text(record, trainer.config.epochs, is_best))
+            if trainer.ranks.is_main:
+                folder.save_best(trainer, preprocessing, record)
+        random = trainer.ranks.gather(random_state())
+        if trainer.ranks.is_main:
+            folder.save_last(trainer, preprocessing, progress, random)
+        reports.say(_epoch_text(record, metric, trainer.config.epochs, is_best))
 
 
 def _resumed(folder: RunFolder, config: TrainConfig) -> Checkpoint:
@@ -166,20 +185,21 @@ def _resumed(folder: RunFolder, config: TrainConfig) -> Checkpoint:
     return checkpoint
 
 
-def _device(name: str) -> torch.device:
-    """The device of that name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        RuntimeMissingError: when a GPU is asked for and there is none.
-    """
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise RuntimeMissingError("--device cuda: PyTorch finds no CUDA device here; train with --device cpu")
-    return torch.device("cuda" if name != "cpu" and has_cuda else "cpu")
+def _check_labels(config: TrainConfig, data: DataSet) -> None:
+    if config.select_from_labels and not data.has_objects:
+        raise UsageError(
+            f"--select-from-labels needs to know where objects lie, and {config.data} has neither boxes nor masks; "
+            "add them, or leave the option out"
+        )
 
 
 def _loaders(
-    config: TrainConfig, data: DataSet, preprocessing: Preprocessing, device: torch.device, reports: Reports
+    config: TrainConfig,
+    data: DataSet,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    ranks: Ranks,
+    reports: Reports,
 ) -> tuple[Loader, Loader]:
     workers = config.workers
     if workers is None:
@@ -195,6 +215,8 @@ def _loaders(
         reports.say(f"left out: {broken.reason}")
 
     common: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world": ranks.world,
         "workers": workers,
         "pin_memory": device.type == "cuda",
         "max_broken": config.max_broken,
@@ -203,21 +225,30 @@ def _loaders(
     return Loader(train, config.batch, shuffle_seed=config.seed, **common), Loader(val, config.batch, **common)
 
 
-def _say_what(reports: Reports, config: TrainConfig, data: DataSet, model: SptModel, device: torch.device) -> None:
+def _say_what(
+    reports: Reports, config: TrainConfig, data: DataSet, model: SptModel, device: torch.device, ranks: Ranks
+) -> None:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
+    processes = "" if ranks.is_alone else f" in {ranks.world} processes"
+    step = config.batch * config.accumulate * ranks.world
     reports.say(
-        f"{config.model} ({millions:.1f} M parameters) on {device.type}, {len(data.class_names)} classes, "
+        f"{config.model} ({millions:.1f} M parameters) on {device.type}{processes}, {len(data.class_names)} classes, "
         f"{len(data.train)} training and {len(data.val)} validation images, "
-        f"{config.imgsz[0]}x{config.imgsz[1]} pixels, batch {config.batch}"
+        f"{config.imgsz[0]}x{config.imgsz[1]} pixels, {step} images a step"
     )
     if not data.has_objects and config.alpha and model.config.backbone.spa_stages:
-        reports.say("no boxes.txt beside the training images: no select labels, so the select loss is off (alpha 0)")
+        reports.say(
+            f"{config.data} does not say where objects lie (no boxes, no masks): no select labels, "
+            "so the select loss is off (alpha 0)"
+        )
 
 
-def _epoch_text(record: dict[str, Any], epochs: int, is_best: bool) -> str:
+def _epoch_text(record: dict[str, Any], metric: str, epochs: int, is_best: bool) -> str:
     training, val = record["train"], record["val"]
-    parts = [f"loss {training['loss']:.3f} (select {training['select_loss']:.3f})"]
-    parts += [f"{name} {100 * val[name]:.1f} %" for name in ("top1",) if name in val]
+    parts = [
+        f"loss {training['loss']:.3f} (select {training['select_loss']:.3f})",
+        f"{metric} {100 * val[metric]:.1f} %",
+    ]
     ratios = val["select_ratio"].values()
     if ratios:
         parts.append(f"kept {100 * sum(ratios) / len(ratios):.0f} % of tokens")

@@ -188,7 +188,6 @@ def test_ctrl_c_ends_the_command_with_how_to_go_on(
     ("arguments", "sentence"),
     [
         ([], "DATA is missing"),
-        (["DATA", "--task", "detect"], "task detect cannot be trained yet"),
         (["nowhere"], "there is no folder nowhere"),
         (["DATA", "--resume", "--overwrite"], "give one of them"),
         (["DATA", "--imgsz", "10"], "too small"),

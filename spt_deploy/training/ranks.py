@@ -1,0 +1,120 @@
+"""The processes of a run: one, or as many as ``torchrun`` started, and what they tell each other.
+
+``torchrun`` sets RANK, LOCAL_RANK and WORLD_SIZE in each process. Numbers and objects travel by gloo on the CPU,
+gradients (DistributedDataParallel's work) by nccl where there are GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from spt_deploy.errors import ResultError, RuntimeMissingError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others; every method but the properties must be called by all of them alike.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other."""
+        return self.world == 1
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all processes of as many numbers from each."""
+        if self.is_alone:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, in the order of their numbers."""
+        if self.is_alone:
+            return [value]
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]  # each is filled
+
+    def of_main(self, value: T) -> T:
+        """The value of the main process."""
+        return self.gather(value)[0]
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints; also before it has met the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def device_of_rank(name: str) -> torch.device:
+    """The device of that name for this process: each on a machine takes a GPU of its own; ``auto`` where there is one.
+
+    Raises:
+        RuntimeMissingError: when a GPU is asked for and there is none, or there are fewer than processes.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeMissingError("--device cuda: PyTorch finds no CUDA device here; train with --device cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise RuntimeMissingError(
+            f"process {local} of this machine has no GPU, PyTorch finds {torch.cuda.device_count()}; "
+            "start torchrun with at most that many processes, or train with --device cpu"
+        )
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Meet the other processes that ``torchrun`` started, for the block; alone where it started none.
+
+    Raises:
+        ResultError: when another process has ended before its time.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise ResultError(
+            f"process {dist.get_rank()} stops because another process of the run has ended; its own message says why"
+        ) from error
+    finally:
+        # Closes the connections: whoever waits for this process learns of its end at once.
+        dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+__all__ = ["Ranks", "device_of_rank", "is_main_process", "join_ranks"]
