@@ -7,9 +7,8 @@
     data/demo/demo.mp4                                            objects crossing one at a time, H.264
     data/demo/demo.txt                                            what is in each frame: frame, class, x0, y0, x1, y1
 
-An object covers a few per cent of its image and the rest is texture: the case that token selection is made for. Colours
-are drawn without regard to the class, so that only the shape tells it. Boxes are half-open: x1 and y1 are one past the
-last pixel.
+An object covers a few per cent of its image and the rest is texture: the case that token selection is made for. Each
+class has its shape and its hues. Boxes are half-open: x1 and y1 are one past the last pixel.
 """
 
 from __future__ import annotations
