@@ -20,6 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 # command -> (the module that holds it, what `spt-deploy --help` says of it)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("spt_deploy.cli.train", "Train an SPT on a folder of images."),
+    "data": ("spt_deploy.cli.data", "Make sparse data sets from others."),
     "convert": ("spt_deploy.cli.convert", "Turn Swin weights into a checkpoint to start from."),
     "export": ("spt_deploy.cli.export", "Write a checkpoint as one ONNX file for every runtime."),
     "validate": ("spt_deploy.cli.validate", "Prove that artefacts and runtimes say the same."),

@@ -83,6 +83,11 @@ class DataSet:
     found: str = ""
 
     @property
+    def splits(self) -> dict[str, tuple[Record, ...]]:
+        """Both by name."""
+        return {"train": self.train, "val": self.val}
+
+    @property
     def has_objects(self) -> bool:
         """Whether any training image says where its objects lie."""
         return any(r.objects is not None for r in self.train)

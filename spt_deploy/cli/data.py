@@ -1,0 +1,90 @@
+"""``spt-deploy data``: data sets made from data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spt_deploy.cli.console import progress, status
+from spt_deploy.cli.options import FILE, json_option
+
+if TYPE_CHECKING:
+    from spt_deploy.workflows.sparse_data import SparseData
+
+FORMAT_NAMES = ("coco", "voc", "bdd", "folder")
+
+format_option = click.option(
+    "--format", type=click.Choice(FORMAT_NAMES), help="Format of SRC.  [default: by looking at the folder]"
+)
+broken_option = click.option(
+    "--max-broken", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Share that may be broken."
+)
+
+
+@click.group("data")
+def command() -> None:
+    """Make sparse data sets, of the same format as the data set they come from."""
+
+
+@command.command("sparse")
+@click.argument("source", metavar="SRC", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--max-ratio", type=float, help="Largest share of pixels in objects.  [default: COCO 0.2, others 0.25]")
+@format_option
+@broken_option
+@json_option
+def sparse(
+    source: Path, out: Path, max_ratio: float | None, format: str | None, max_broken: float, as_json: bool
+) -> None:
+    """Write the images of SRC with few pixels in objects to the folder OUT.
+
+    Objects are outlines where SRC has them, else boxes. Images become hard links, or copies where those cannot be.
+    """
+    from spt_deploy.training.report import Reports
+    from spt_deploy.workflows.sparse_data import make_sparse
+
+    reports = Reports(status, progress)
+    _print(make_sparse(source, out, max_ratio, format, max_broken=max_broken, reports=reports), as_json)
+
+
+@command.command("pad")
+@click.argument("source", metavar="SRC", type=FILE)
+@click.argument("out", type=FILE)
+@format_option
+@broken_option
+@json_option
+def pad(source: Path, out: Path, format: str | None, max_broken: float, as_json: bool) -> None:
+    """Write every image of SRC to OUT, in the upper left of a black image twice as high and wide.
+
+    Boxes and outlines stay where they are; in an image folder without boxes, the image itself becomes the object.
+    """
+    from spt_deploy.training.report import Reports
+    from spt_deploy.workflows.sparse_data import make_padded
+
+    _print(make_padded(source, out, format, max_broken=max_broken, reports=Reports(status, progress)), as_json)
+
+
+def _print(made: SparseData, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(made.to_dict(), indent=2))
+        return
+    if made.broken:
+        status(f"{len(made.broken)} images or objects were left out")
+    for split, count in made.splits.items():
+        if made.max_ratio is None:
+            click.echo(f"{split}: {count.kept} images")
+            continue
+        mean = "" if count.mean_ratio is None else f", {100 * count.mean_ratio:.1f} % in the mean"
+        click.echo(
+            f"{split}: {count.kept} of {count.images} images have less than {100 * made.max_ratio:g} % of their pixels "
+            f"in objects{mean}; {count.without_objects} of them hold no object"
+        )
+        width = len(str(max(count.histogram)))
+        for index, images in enumerate(count.histogram):
+            bar = "#" * round(40 * images / max(1, *count.histogram))
+            click.echo(f"  {f'{10 * index}-{10 * index + 10} %':>8}  {images:{width}}  {bar}".rstrip())
+    click.echo(f"{made.out}: {made.format}")

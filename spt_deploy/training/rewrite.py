@@ -1,0 +1,218 @@
+"""A part of a data set, or all of it padded, written in the format it came in.
+
+Every format's writer takes the records to keep and writes the files that its reader reads. Images that do not change
+are hard links where the file system has them, so that a subset costs no space.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.errors import InputError
+from spt_deploy.images import read_image
+from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
+from spt_deploy.training.annotations import load_json
+from spt_deploy.training.dataset import DataSet
+from spt_deploy.training.outlines import RunLength, counts_of, read_numbers, voc_palette
+
+_JPEG_QUALITY = 95
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where a link cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)  # the file, where source is a symbolic link to it
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def place_padded(source: Path, target: Path) -> None:
+    """Write an image at twice its height and width, itself in the upper left and the rest black.
+
+    Raises:
+        SourceError: when ``source`` cannot be read.
+    """
+    write_image(target, padded(read_image(source)))
+
+
+def padded(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """H x W (x 3) as 2H x 2W, 0 outside."""
+    height, width = image.shape[:2]
+    whole = np.zeros((2 * height, 2 * width, *image.shape[2:]), dtype=np.uint8)
+    whole[:height, :width] = image
+    return whole
+
+
+def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Encode by the suffix of ``path``.
+
+    Raises:
+        InputError: when OpenCV cannot write that kind.
+    """
+    import cv2
+
+    try:
+        is_done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    except cv2.error as error:
+        raise InputError(f"{path} cannot be encoded as {path.suffix}: {error.err}") from error
+    if not is_done:
+        raise InputError(f"{path} cannot be encoded as {path.suffix}; convert the image to PNG or JPEG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
+
+
+def image_jobs(data: DataSet, folder: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Where each image of ``data`` lies and where it goes, an image of two splits once.
+
+    Raises:
+        InputError: when one lies outside ``folder``.
+    """
+    jobs: dict[Path, Path] = {}
+    for record in (*data.train, *data.val):
+        inside = Path(os.path.relpath(record.path, folder))
+        if ".." in inside.parts:
+            raise InputError(f"{record.path} lies outside {folder}; move the image into the data set")
+        jobs[record.path] = out / inside
+    return list(jobs.items())
+
+
+def write_annotations(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    """Write everything of a data set but its images.
+
+    Args:
+        data: the part to keep of what was read from ``folder``.
+        folder: of the whole data set.
+        out: folder to write into.
+        pads: whether the images become twice as high and wide.
+
+    Raises:
+        InputError: when a file has become unreadable since the records were read.
+    """
+    _WRITERS[data.format](data, folder, out, pads)
+
+
+def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    for split, file in coco_json.find(folder).items():
+        content = load_json(file.path)
+        kept = {record.image_id for record in data.splits[split]}
+        content["images"] = [i for i in content["images"] if isinstance(i, dict) and i.get("id") in kept]
+        annotations = [a for a in content["annotations"] if isinstance(a, dict)]
+        content["annotations"] = [a for a in annotations if a.get("image_id") in kept]
+        if pads:
+            for image in content["images"]:
+                image["height"], image["width"] = 2 * image["height"], 2 * image["width"]
+            for annotation in content["annotations"]:
+                if isinstance(annotation.get("segmentation"), dict):
+                    annotation["segmentation"] = _padded_runs(annotation["segmentation"])
+        _write_json(out / file.path.relative_to(folder), content)
+
+
+def _padded_runs(segmentation: dict[str, Any]) -> dict[str, Any]:
+    height, width = (int(v) for v in segmentation["size"])
+    counts = segmentation["counts"]
+    mask = np.zeros((height, width), dtype=np.uint8)
+    RunLength((height, width), counts if isinstance(counts, str) else np.array(counts, np.int32), "a mask").draw(mask)
+    return {"size": [2 * height, 2 * width], "counts": counts_of(padded(mask))}
+
+
+def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    place = voc_xml.home(folder)
+    assert place is not None  # the records came from there
+    target = out / place.relative_to(folder)
+    # All classes of the whole: a part may show fewer, and its labels must mean the same.
+    _write_lines(target / "classes.txt", data.class_names)
+    for split, path in voc_xml.lists(place).items():
+        names = [record.path.stem for record in data.splits[split]]
+        _write_lines(target / path.relative_to(place), names)
+        for name in names:
+            xml = target / "Annotations" / f"{name}.xml"
+            if xml.exists():  # an image of both splits
+                continue
+            xml.parent.mkdir(parents=True, exist_ok=True)
+            text = (place / "Annotations" / xml.name).read_bytes()
+            xml.write_bytes(_padded_xml(text) if pads else text)
+            for shapes in ("SegmentationObject", "SegmentationClass"):
+                source = place / shapes / f"{name}.png"
+                if source.is_file() and pads:
+                    # As colours: OpenCV writes no palette, and readers know VOC's.
+                    numbers = padded(read_numbers(source))
+                    write_image(target / shapes / source.name, voc_palette()[numbers][:, :, ::-1])
+                elif source.is_file():
+                    link(source, target / shapes / source.name)
+
+
+def _padded_xml(text: bytes) -> bytes:
+    root = ElementTree.fromstring(text)
+    for name in ("size/height", "size/width"):
+        node = root.find(name)
+        if node is not None and node.text:
+            node.text = str(2 * int(node.text))
+    return bytes(ElementTree.tostring(root, encoding="utf-8"))
+
+
+def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    for split, file in bdd_json.find(folder).items():
+        content = load_json(file.path)
+        names = {record.path.name for record in data.splits[split]}
+        entries = content["frames"] if isinstance(content, dict) else content
+        kept = [e for e in entries if isinstance(e, dict) and Path(str(e.get("name"))).name in names]
+        changed = {**content, "frames": kept} if isinstance(content, dict) else kept
+        _write_json(out / file.path.relative_to(folder), changed)
+
+
+def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    for split, records in data.splits.items():
+        names: dict[Path, set[str]] = {}
+        for record in records:
+            names.setdefault(record.path.relative_to(folder / split).parents[-2], set()).add(record.path.name)
+        flat = image_folder.flat_file(folder / split)
+        if flat.is_file():
+            _filter_lines(flat, out / split / flat.name, {record.path.name for record in records})
+            continue
+        for place in image_folder.class_folders(folder / split):
+            kept = names.get(Path(place.name), set())
+            boxes = image_folder.box_file(place)
+            if boxes is not None:
+                _filter_lines(boxes, out / split / place.name / boxes.name, kept)
+            elif pads:
+                own = [r for r in records if place in r.path.parents]
+                _write_lines(out / split / place.name / "boxes.txt", [_whole_image(r.path) for r in own])
+
+
+def _whole_image(path: Path) -> str:
+    """A line of ``boxes.txt``: where nothing is known of objects, the image itself is what is not padding."""
+    height, width = read_image(path).shape[:2]
+    return f"{path.name}\t0\t0\t{width}\t{height}"
+
+
+def _filter_lines(source: Path, target: Path, names: set[str]) -> None:
+    lines = source.read_text(encoding="utf-8").splitlines()
+    _write_lines(target, [line for line in lines if line.split("\t")[0] in names])
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+_WRITERS: dict[str, Callable[[DataSet, Path, Path, bool], None]] = {
+    coco_json.NAME: _write_coco,
+    voc_xml.NAME: _write_voc,
+    bdd_json.NAME: _write_bdd,
+    image_folder.NAME: _write_folder,
+}

@@ -1,0 +1,199 @@
+"""Sparse data sets: the right images, in the same format, with what was said of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from spt_deploy.cli import main
+from spt_deploy.cli.data import FORMAT_NAMES
+from spt_deploy.errors import InputError, OutputError, UsageError
+from spt_deploy.training.formats import FORMATS, read_data
+from spt_deploy.workflows.sparse_data import make_padded, make_sparse, object_ratio
+from tests.spt_deploy.training.data_formats import HEIGHT, WIDTH, Picture, make_truth, write_bdd, write_coco, write_voc
+from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
+
+Writer = Callable[[Path, dict[str, list[Picture]]], Path]
+
+# name, how it is written, whether it has outlines
+DATA: list[tuple[str, Writer, bool]] = [
+    ("coco", write_coco, True),
+    ("coco of Roboflow", lambda f, t: write_coco(f, t, "roboflow"), True),
+    ("coco with boxes only", lambda f, t: write_coco(f, t, outlines=False), False),
+    ("voc in a folder above", lambda f, t: write_voc(f / "VOC2012", t) and f, True),
+    ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), False),
+    ("bdd", write_bdd, False),
+]
+both = pytest.mark.parametrize(("write", "outlines"), [d[1:] for d in DATA], ids=[d[0] for d in DATA])
+
+
+@pytest.fixture
+def truth() -> dict[str, list[Picture]]:
+    return make_truth(train=10, val=6)
+
+
+@both
+def test_sparse_keeps_the_images_with_few_pixels_in_objects(
+    tmp_path: Path, truth: dict[str, list[Picture]], write: Writer, outlines: bool
+) -> None:
+    source = write(tmp_path / "data", truth)
+    before = read_data(source)
+    made = make_sparse(source, tmp_path / "sparse", 0.2)
+    after = read_data(tmp_path / "sparse")
+    assert (after.format, after.class_names) == (before.format, before.class_names)
+    assert after.broken == ()
+    for split, pictures in truth.items():
+        ratios = [picture.ratio(outlines) for picture in pictures]
+        np.testing.assert_allclose([object_ratio(r) for r in before.splits[split]], ratios, atol=1e-9)
+        kept = [p.name for p, ratio in zip(pictures, ratios, strict=True) if ratio < 0.2]
+        assert 0 < len(kept) < len(pictures)
+        assert [r.path.stem for r in after.splits[split]] == kept
+        count = made.splits[split]
+        assert (count.images, count.kept) == (len(pictures), len(kept))
+        assert count.without_objects == sum(not p.things for p in pictures)
+        assert count.mean_ratio == pytest.approx(np.mean([r for r in ratios if r < 0.2]))
+        assert list(count.histogram) == [sum(int(10 * r) == i for r in ratios) for i in range(10)]
+        old = {r.path.name: r for r in before.splits[split]}
+        for record in after.splits[split]:
+            ours, theirs = record.objects, old[record.path.name].objects
+            assert ours is not None
+            assert theirs is not None
+            np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+            np.testing.assert_array_equal(ours.labels, theirs.labels)
+            np.testing.assert_array_equal(ours.mask((HEIGHT, WIDTH)), theirs.mask((HEIGHT, WIDTH)))
+            assert record.path.samefile(old[record.path.name].path)  # a link costs no space
+
+
+@both
+def test_padding_puts_the_image_in_the_upper_left_of_black(
+    tmp_path: Path, truth: dict[str, list[Picture]], write: Writer, outlines: bool
+) -> None:
+    source = write(tmp_path / "data", truth)
+    make_padded(source, tmp_path / "padded")
+    before, after = read_data(source), read_data(tmp_path / "padded")
+    assert (after.format, after.class_names, after.broken) == (before.format, before.class_names, ())
+    for old, new in zip(before.train + before.val, after.train + after.val, strict=True):
+        assert old.objects is not None
+        assert new.objects is not None
+        np.testing.assert_array_equal(new.objects.boxes, old.objects.boxes)
+        assert object_ratio(new) == pytest.approx(object_ratio(old) / 4)
+        image = cv2.imread(str(new.path))
+        assert image is not None
+        assert image.shape == (2 * HEIGHT, 2 * WIDTH, 3)
+        np.testing.assert_array_equal(image[:HEIGHT, :WIDTH], cv2.imread(str(old.path)))
+        assert not image[HEIGHT:].any()
+        assert not image[:, WIDTH:].any()
+
+
+def test_an_image_folder_becomes_sparse_by_its_boxes(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=8, val=6)
+    made = make_sparse(source, tmp_path / "sparse", 0.1)
+    after = read_data(tmp_path / "sparse", "classify")
+    for split, records in read_data(source, "classify").splits.items():
+        sides = [r.objects.boxes[0, 2:] - r.objects.boxes[0, :2] for r in records if r.objects is not None]
+        kept = [r.path.relative_to(source) for r, s in zip(records, sides, strict=True) if s[0] * s[1] / SIZE**2 < 0.1]
+        assert [r.path.relative_to(tmp_path / "sparse") for r in after.splits[split]] == kept
+        assert made.splits[split].kept == len(kept)
+    assert all(r.objects is not None and len(r.objects) == 1 for r in after.train)
+
+
+def test_in_a_padded_image_folder_without_boxes_the_image_is_the_object(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
+    make_padded(source, tmp_path / "padded")
+    data = read_data(tmp_path / "padded", "classify")
+    assert data.class_names == tuple(COLOURS)
+    for record in data.train + data.val:
+        assert record.objects is not None
+        assert record.objects.boxes.tolist() == [[0, 0, SIZE, SIZE]]
+        assert object_ratio(record) == 0.25
+
+
+def test_tiny_imagenets_flat_val_stays_flat(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=3, val=3)
+    flat = source / "val/images"
+    flat.mkdir()
+    lines = []
+    for name in COLOURS:
+        for index, line in enumerate((source / "val" / name / "boxes.txt").read_text().splitlines()):
+            (source / "val" / name / f"{index:03}.png").rename(flat / f"{name}{index}.png")
+            lines.append("\t".join([f"{name}{index}.png", name, *line.split("\t")[1:]]))
+        (source / "val" / name / "boxes.txt").unlink()
+        (source / "val" / name).rmdir()
+    (source / "val/val_annotations.txt").write_text("\n".join(lines), encoding="utf-8")
+    before = read_data(source, "classify")
+    assert [before.class_names[r.label or 0] for r in before.val] == [n for n in COLOURS for _ in range(3)]
+    make_padded(source, tmp_path / "padded")
+    after = read_data(tmp_path / "padded", "classify")
+    for old, new in zip(before.val, after.val, strict=True):
+        assert (new.path.name, new.label) == (old.path.name, old.label)
+        assert new.objects is not None
+        assert old.objects is not None
+        assert new.objects.boxes.tolist() == old.objects.boxes.tolist()
+
+
+def test_a_broken_image_is_left_out_up_to_the_share(tmp_path: Path, truth: dict[str, list[Picture]]) -> None:
+    source = write_bdd(tmp_path / "data", truth)  # has no sizes: the images are opened
+    (source / "images/100k/train/train_001.png").write_bytes(b"no image")
+    for make in (make_sparse, make_padded):
+        made = make(source, tmp_path / make.__name__)
+        assert len(made.broken) == 1
+        assert "train_001.png" in made.broken[0]
+        assert "train_001" not in {r.path.stem for r in read_data(tmp_path / make.__name__).train}
+        with pytest.raises(InputError, match="more than the 0% that may be left out"):
+            make(source, tmp_path / "none", max_broken=0.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "make_padded", "make_sparse"]  # nothing half done
+
+
+def test_what_cannot_be_meant_is_said_before_anything_is_written(
+    tmp_path: Path, truth: dict[str, list[Picture]]
+) -> None:
+    source = write_coco(tmp_path / "data", truth)
+    with pytest.raises(OutputError, match="data is there already; choose another folder"):
+        make_sparse(source, source)
+    with pytest.raises(UsageError, match=r"max_ratio is 20; expected a share"):
+        make_sparse(source, tmp_path / "out", 20)
+    plain = make_image_folder(tmp_path / "plain", train=2, val=1, boxes=False)
+    with pytest.raises(InputError, match="does not say where its objects lie"):
+        make_sparse(plain, tmp_path / "out")
+    boxed = make_image_folder(tmp_path / "boxed", train=2, val=1)
+    with pytest.raises(
+        InputError, match=r"no train image has less than 1% of its pixels in objects; raise --max-ratio"
+    ):
+        make_sparse(boxed, tmp_path / "out", 0.01)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_outside_the_data_set_is_not_taken_along(tmp_path: Path, truth: dict[str, list[Picture]]) -> None:
+    source = write_coco(tmp_path / "data", truth)
+    path = source / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace("train_001.png", "../../outside.png"))
+    (source / "train2017/train_001.png").rename(tmp_path / "outside.png")
+    with pytest.raises(InputError, match=r"outside\.png lies outside"):
+        make_sparse(source, tmp_path / "out")
+
+
+def test_the_commands_print_counts_and_the_distribution(tmp_path: Path, truth: dict[str, list[Picture]]) -> None:
+    source = write_voc(tmp_path / "data", truth)
+    done = CliRunner().invoke(main, ["data", "sparse", str(source), str(tmp_path / "sparse")])
+    assert done.exit_code == 0, done.output
+    assert f"{source} is Pascal VOC XML (" in done.stderr
+    assert "of 10 images have less than 25 % of their pixels in objects" in done.stdout
+    assert "  0-10 %" in done.stdout
+    assert done.stdout.endswith(f"{tmp_path / 'sparse'}: voc\n")
+    done = CliRunner().invoke(main, ["data", "pad", str(source), str(tmp_path / "padded"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["splits"]["train"]["kept"] == 10
+    done = CliRunner().invoke(main, ["data", "sparse", str(tmp_path), str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert "is no data set of a known format; looked for" in done.stderr
+
+
+def test_the_commands_know_every_format() -> None:
+    assert tuple(FORMATS) == FORMAT_NAMES
