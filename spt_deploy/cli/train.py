@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("data", type=FILE, required=False)
 @click.option("--task", type=click.Choice(TASKS), default="classify", show_default=True, help="What to learn.")
+@click.option("--format", help="coco, voc, bdd or folder.  [default: by looking at the folder]")
 @click.option("--model", type=click.Choice(MODEL_NAMES), default="spt_t", show_default=True, help="What to train.")
 @click.option("--init", type=FILE, help="SPT checkpoint or Swin weights to start from.  [default: random weights]")
 @click.option("--epochs", type=int, default=50, show_default=True, help="Passes over the training images.")
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--freeze", type=int, default=0, show_default=True, help="Stages, from the first, that keep their weights."
+)
+@click.option(
+    "--mosaic",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of images put together with three others (detect).",
 )
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="Weight of the select loss.")
 @click.option("--threshold", type=float, default=0.01, show_default=True, help="Score above which a token is kept.")
@@ -65,10 +73,12 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, /, data: Path | None, out: Path | None, resume: bool, overwrite: bool, **options: Any
 ) -> None:
-    """Train an SPT on a folder of images, DATA/train/CLASS/*.jpg and DATA/val/CLASS/*.jpg.
+    """Train an SPT on the data set in the folder DATA.
 
-    A class folder may hold boxes.txt, a line an object: file name, x0, y0, x1, y1 in pixels, tab separated. From them
-    the gates learn what to keep; without them the select loss is off.
+    COCO JSON, Pascal VOC XML, BDD100K JSON (multilabel, detect) or an image folder (classify: DATA/train/CLASS/*.jpg,
+    DATA/val/CLASS/*.jpg). From masks or boxes the gates learn what to keep; an image folder may have a boxes.txt in
+    each class folder, a line an object: file name, x0, y0, x1, y1 in pixels, tab separated. Without, the select loss
+    is off.
 
     The run's folder gets report.md, to be read first, best.pt and last.pt, curves.png, samples/, metrics.jsonl and
     config.json. On several GPUs: torchrun --nproc-per-node 4 -m spt_deploy train DATA ...
@@ -89,7 +99,7 @@ def command(
                 status(f"going on with {out}: the newest run")
         config = resumed_config(out, given if data is None else given | {"data": data})
     elif data is None:
-        raise UsageError("DATA is missing; name the folder that holds train/CLASS/ and val/CLASS/ with images")
+        raise UsageError("DATA is missing; name the folder of a data set")
     else:
         config = TrainConfig(data=data, out=out or new_run_folder(data, options["model"]), **options)
     result = train(config, resume=resume, overwrite=overwrite, reports=Reports(status, progress))

@@ -10,7 +10,7 @@ from spt_deploy.config import TASKS, BackboneConfig, Task, check_image_size
 from spt_deploy.errors import UsageError
 
 # What may differ between a run and its resumption: where things lie, and what they are computed on.
-FREE_TO_CHANGE = frozenset({"data", "out", "device", "workers", "compile"})
+FREE_TO_CHANGE = frozenset({"data", "format", "out", "device", "workers", "compile"})
 _PATHS = ("data", "out", "init")
 
 
@@ -20,6 +20,7 @@ class TrainConfig:
 
     Attributes:
         data: folder of the data set.
+        format: of the data set; None looks at the folder (see `formats.py`).
         out: folder of the run; made if need be.
         task: what is learnt; ``classify`` so far.
         model: name of the variant, ``spt_t`` and the like.
@@ -32,6 +33,7 @@ class TrainConfig:
         gate_lr_scale: the gates learn this many times faster. They start at a bias of +4 and must come below the
             threshold's -4.6 on background: with the learning rate of the other weights that takes longer than a small
             fine-tune lasts.
+        mosaic: share of the training images that are put together with three others, in [0, 1]; for ``detect``.
         alpha: weight of the select loss; 0 leaves it out.
         threshold: of the sigmoid score, in (0, 1); a token above it is kept.
         weight_decay: AdamW's, of weight matrices; norms, biases, position tables and gates have none.
@@ -48,7 +50,8 @@ class TrainConfig:
         seed: of everything random; on a CPU the same seed gives the same run.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that read images; None chooses by the device.
-        max_broken: share of the images that may be unreadable before the run stops, in [0, 1).
+        max_broken: share of the images that may be unreadable or have broken annotations before the run stops, in
+            [0, 1).
 
     Raises:
         UsageError: when a value is out of range.
@@ -56,6 +59,7 @@ class TrainConfig:
 
     data: Path
     out: Path
+    format: str | None = None
     task: Task = "classify"
     model: str = "spt_t"
     init: Path | None = None
@@ -65,6 +69,7 @@ class TrainConfig:
     accumulate: int = 1
     lr: float = 5e-4
     gate_lr_scale: float = 10.0
+    mosaic: float = 0.0
     alpha: float = 0.01
     threshold: float = 0.01
     weight_decay: float = 0.05
@@ -104,6 +109,11 @@ class TrainConfig:
         _require("freeze", self.freeze, self.freeze in range(5), "a number of stages from 0 to 4")
         _require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
         _require("workers", self.workers, self.workers is None or self.workers >= 0, "a whole number from 0")
+        _require("mosaic", self.mosaic, 0 <= self.mosaic <= 1, "a share of the images from 0 to 1")
+        if self.mosaic and self.task != "detect":
+            raise UsageError(
+                f"mosaic is {self.mosaic} and the task {self.task}; only detect learns from mosaics, leave it out"
+            )
         backbone = self.backbone()  # the model's name, threshold and drop path check themselves
         if self.select_from_labels and not backbone.spa_stages:
             raise UsageError(

@@ -88,7 +88,9 @@ def _train(
 ) -> TrainResult:
     folder = RunFolder(config.out)
     checkpoint = _resumed(folder, config) if resume else None
-    data = read_data(config.data, config.task)
+    data = read_data(config.data, config.task, config.format, max_broken=config.max_broken)
+    for line in (data.found, *(f"left out: {b.reason}" for b in data.broken)):
+        reports.say(line)
     task = make_task(config, data)
     _check_labels(config, data)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
@@ -207,7 +209,7 @@ def _loaders(
         workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
     cache = CACHE_BYTES // (2 * max(1, workers))  # two splits, each in every worker
     both: dict[str, Any] = {"classes": len(data.class_names), "cache_bytes": cache}
-    augmentation = Augmentation.for_task(config.task)
+    augmentation = Augmentation.for_task(config.task, config.mosaic)
     train = Samples(data.train, preprocessing, augment_seed=config.seed, augmentation=augmentation, **both)
     val = Samples(data.val, preprocessing, **both)
 
