@@ -91,22 +91,28 @@ def device_of_rank(name: str) -> torch.device:
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes that ``torchrun`` started, for the block; alone where it started none.
 
+    A process group that the caller has made already is used, and left.
+
     Raises:
         ResultError: when another process has ended before its time.
     """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield ranks
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
         raise ResultError(
-            f"process {dist.get_rank()} stops because another process of the run has ended; its own message says why"
+            f"process {ranks.rank} stops because another process of the run has ended; its own message says why"
         ) from error
     finally:
         # Closes the connections: whoever waits for this process learns of its end at once.
