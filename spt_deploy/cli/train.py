@@ -69,6 +69,9 @@ if TYPE_CHECKING:
 @device_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random; same seed, same run (CPU).")
 @click.option("--workers", type=int, help="Processes that read images.  [default: by the device]")
+@click.option(
+    "--max-broken", type=float, default=0.05, show_default=True, help="Share of the images that may be broken."
+)
 @click.pass_context
 def command(
     ctx: click.Context, /, data: Path | None, out: Path | None, resume: bool, overwrite: bool, **options: Any

@@ -95,11 +95,13 @@ def crop(scene: Scene, window: Crop) -> Scene:
 
 def colour_jitter(image: Image, random: np.random.Generator) -> Image:
     """Brightness, contrast and each channel's gain changed a little, by one look-up table a channel."""
+    import cv2
+
     gain = (1 + random.uniform(-CONTRAST, CONTRAST)) * (1 + random.uniform(-CHANNEL, CHANNEL, 3))
     offset = 255 * random.uniform(-BRIGHTNESS, BRIGHTNESS)
     table = (np.arange(256)[:, None] - 127.5) * gain + 127.5 + offset
     table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    return np.stack([table[:, c][image[:, :, c]] for c in range(3)], axis=2)
+    return np.asarray(cv2.LUT(np.ascontiguousarray(image), table[None]), dtype=np.uint8)
 
 
 def _random_crop(size: tuple[int, int], how: Augmentation, random: np.random.Generator) -> Crop:

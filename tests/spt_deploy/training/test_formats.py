@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spt_deploy.errors import InputError, UsageError
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.augment import Augmentation
 from spt_deploy.training.bdd_json import CLASSES_2018, CLASSES_2020
-from spt_deploy.training.dataset import DataSet, Record
+from spt_deploy.training.dataset import DataSet, Record, Samples
 from spt_deploy.training.formats import FORMATS, find_format, read_data
+from spt_deploy.training.loader import Loader
 from tests.spt_deploy.training.data_formats import (
     CATEGORY_IDS,
     HEIGHT,
@@ -292,3 +296,30 @@ def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> N
     write_coco(tmp_path / "things", make_truth())
     with pytest.raises(UsageError, match=r"task is classify and .* is COCO JSON, .*--task multilabel or detect"):
         read_data(tmp_path / "things", "classify")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_give_the_same_boxes_and_masks_as_one_process(tmp_path: Path) -> None:
+    data = read_data(write_coco(tmp_path, make_truth()), "detect")
+    preprocessing = Preprocessing(size=(64, 96), mode="letterbox")
+    how = Augmentation.for_task("detect", mosaic=0.5)
+    alone, shared = (
+        Loader(
+            Samples(data.train, preprocessing, classes=3, augment_seed=4, augmentation=how),
+            3,
+            shuffle_seed=0,
+            workers=workers,
+        )
+        for workers in (0, 2)
+    )
+    for epoch in (1, 2):
+        for one, other in zip(alone.epoch(epoch), shared.epoch(epoch), strict=True):
+            assert one.paths == other.paths
+            assert one.image_ids == other.image_ids
+            assert one.source_sizes == other.source_sizes
+            assert torch.equal(one.masks, other.masks)
+            assert torch.equal(one.targets, other.targets)
+            for name in ("boxes", "box_labels", "crowd"):
+                ours, theirs = getattr(one, name), getattr(other, name)
+                assert [len(t) for t in ours] == [len(t) for t in theirs]
+                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
