@@ -6,19 +6,19 @@ A new task is a subclass here and a line in `TASKS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from spt_deploy.config import Task as TaskName
-from spt_deploy.errors import UsageError
+from spt_deploy.errors import InputError, UsageError
 from spt_deploy.model.heads import DetectHead, DetectMaps
 from spt_deploy.model.network import ModelOutput, SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import DataSet
+from spt_deploy.training.dataset import DataSet, Record
 from spt_deploy.training.detection_loss import detection_loss
 from spt_deploy.training.loader import Batch
 from spt_deploy.training.meters import BoxPrecision, LabelPrecision, Meter, NoMeter, TopAccuracy
@@ -81,6 +81,10 @@ class Multilabel(Task):
 
     metric = "mAP"
 
+    def __init__(self, config: TrainConfig, data: DataSet) -> None:
+        super().__init__(config, data)
+        _require_any("classes", (bool(r.labels) for r in data.train), (bool(r.labels) for r in data.val))
+
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         return F.binary_cross_entropy_with_logits(output.task["logits"].float(), batch.targets)
 
@@ -92,6 +96,10 @@ class Detect(Task):
     """Objects in boxes: see `detection_loss`; COCO's average precision."""
 
     metric = "AP"
+
+    def __init__(self, config: TrainConfig, data: DataSet) -> None:
+        super().__init__(config, data)
+        _require_any("objects", map(_has_object, data.train), map(_has_object, data.val))
 
     def run(self, model: SptModel, batch: Batch, forced: Sequence[Tensor] | None = None) -> ModelOutput:
         """The maps of the head for the loss, and while evaluating also its K best boxes: the pass itself runs once."""
@@ -117,8 +125,22 @@ TASKS: dict[TaskName, type[Task]] = {"classify": Classify, "multilabel": Multila
 
 
 def make_task(config: TrainConfig, data: DataSet) -> Task:
-    """The task of a run on ``data``."""
+    """The task of a run on ``data``.
+
+    Raises:
+        InputError: when no image of a split has what the task is about; better said before the first epoch than after.
+    """
     return TASKS[config.task](config, data)
+
+
+def _has_object(record: Record) -> bool:
+    return record.objects is not None and bool((~record.objects.crowd).any())
+
+
+def _require_any(what: str, train: Iterable[bool], val: Iterable[bool]) -> None:
+    for split, those in (("training", train), ("validation", val)):
+        if not any(those):
+            raise InputError(f"none of the {split} images has {what}; give data whose annotations name some")
 
 
 __all__ = ["TASKS", "Classify", "Detect", "Meter", "Multilabel", "Task", "make_task"]

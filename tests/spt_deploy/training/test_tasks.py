@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 
 from spt_deploy.config import TASKS as TASK_NAMES
 from spt_deploy.config import ModelConfig, Task
+from spt_deploy.errors import InputError
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import DataSet, Samples
 from spt_deploy.training.formats import read_data
 from spt_deploy.training.loader import Loader
+from spt_deploy.training.objects import Objects
 from spt_deploy.training.tasks import TASKS, make_task
 from tests.examples.scenes import load_script
 
@@ -89,3 +92,15 @@ def test_a_forced_selection_reaches_the_backbone(scenes: Path, name: Task) -> No
     forced = [torch.zeros_like(k) for k in kept]
     output = make_task(config, data).run(model, batch, forced)
     assert not any(k.any() for k in output.features.kept)
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("multilabel", "classes"), ("detect", "objects")])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_with_nothing_to_find_is_named_before_the_first_epoch(
+    scenes: Path, name: Task, lacks: str, split: str
+) -> None:
+    config, data, _, _ = prepare(scenes, name)
+    crowd = Objects.from_boxes([[1, 1, 9, 9]], 0, [True])
+    empty = tuple(replace(r, labels=(), objects=crowd) for r in data.train)
+    with pytest.raises(InputError, match=f"none of the {split}.* images has {lacks}"):
+        make_task(config, replace(data, **{split: empty}))
