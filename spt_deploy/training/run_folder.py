@@ -1,4 +1,7 @@
-"""The folder of a run: ``last.pt`` to go on from, ``best.pt`` to use, ``metrics.jsonl`` and ``config.json`` to read."""
+"""The folder of a run: ``last.pt`` to go on from, ``best.pt`` to use, ``metrics.jsonl`` and ``config.json`` to read.
+
+What is made of these for people, ``report.md`` and its pictures, is written by `presentation.py`.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,9 @@ class RunFolder:
         self.best = folder / "best.pt"
         self.metrics = folder / "metrics.jsonl"
         self.config = folder / "config.json"
+        self.curves = folder / "curves.png"
+        self.samples = folder / "samples"
+        self.report = folder / "report.md"
 
     def begin(self, config: TrainConfig, class_names: tuple[str, ...], images: dict[str, int], overwrite: bool) -> None:
         """Make the folder and write ``config.json``.
@@ -68,8 +74,8 @@ class RunFolder:
             {"config": config.to_dict(), "class_names": class_names, "images": images}
             | {"tool_version": __version__, "torch_version": torch.__version__},
         )
-        for path in old:
-            path.unlink()
+        for path in (*old, self.curves, self.report, *self.samples.glob("*.jpg")):
+            path.unlink(missing_ok=True)
 
     def save_best(self, trainer: Trainer, preprocessing: Preprocessing, record: dict[str, Any]) -> None:
         """Write ``best.pt``: weights, and of the trainer only what ``record`` measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from spt_deploy.training.formats import read_data
 from spt_deploy.training.initial import load_initial
 from spt_deploy.training.loader import Loader
 from spt_deploy.training.loop import Interrupted, Trainer
+from spt_deploy.training.presentation import Presentation
 from spt_deploy.training.ranks import Ranks, device_of_rank, join_ranks
 from spt_deploy.training.report import Reports
 from spt_deploy.training.run_folder import Progress, RunFolder, random_state, restore, set_seed
@@ -57,7 +59,7 @@ class TrainResult:
 def train(
     config: TrainConfig, *, resume: bool = False, overwrite: bool = False, reports: Reports | None = None
 ) -> TrainResult:
-    """Train, and leave ``best.pt``, ``last.pt``, ``metrics.jsonl`` and ``config.json`` in ``config.out``.
+    """Train, and leave in ``config.out`` what `run_folder.py` and `presentation.py` write: read ``report.md`` first.
 
     The first SIGINT or SIGTERM ends the run after the step in hand; ``last.pt`` then is that of the last whole epoch.
     Under ``torchrun`` every process calls this with the same arguments; the main one writes and reports.
@@ -127,11 +129,14 @@ def _train(
             ranks=ranks,
         )
         progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
+        presentation = Presentation(folder, trainer, data, reports)
         interrupted = False
         try:
-            _run(trainer, folder, preprocessing, progress, reports)
+            _run(trainer, folder, preprocessing, progress, presentation, reports)
         except Interrupted:
             interrupted = True
+        if ranks.is_main:
+            presentation.update(progress)
     broken: dict[Path, str] = {}
     for of_rank in ranks.gather(train_loader.broken | val_loader.broken):
         broken |= {path: b.reason for path, b in of_rank.items()}
@@ -158,12 +163,19 @@ def resumed_config(out: Path, changes: dict[str, Any]) -> TrainConfig:
 
 
 def _run(
-    trainer: Trainer, folder: RunFolder, preprocessing: Preprocessing, progress: Progress, reports: Reports
+    trainer: Trainer,
+    folder: RunFolder,
+    preprocessing: Preprocessing,
+    progress: Progress,
+    presentation: Presentation,
+    reports: Reports,
 ) -> None:
     """All epochs that are left, a checkpoint after each."""
     metric = trainer.task.metric
     for epoch in range(progress.epoch + 1, trainer.config.epochs + 1):
+        start = time.perf_counter()
         record: dict[str, Any] = {"epoch": epoch, "train": trainer.train_epoch(epoch), "val": trainer.evaluate()}
+        record["seconds"] = time.perf_counter() - start
         progress.history.append(record)
         is_best = progress.best is None or record["val"][metric] > progress.best["val"][metric]
         if is_best:
@@ -173,6 +185,7 @@ def _run(
         random = trainer.ranks.gather(random_state())
         if trainer.ranks.is_main:
             folder.save_last(trainer, preprocessing, progress, random)
+            presentation.update_now_and_then(progress)
         reports.say(_epoch_text(record, metric, trainer.config.epochs, is_best))
 
 

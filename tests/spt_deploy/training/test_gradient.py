@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def gradient(model: SptModel, batches: Sequence[Batch]) -> dict[str, Tensor]:
 def test_batches_accumulated_have_the_gradient_of_one_batch(cuts: tuple[int, ...]) -> None:
     model = model_without_noise()
     whole = gradient(model, [batch_of(range(8))])
-    parts = gradient(model, [batch_of(range(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)])
+    parts = gradient(model, [batch_of(range(a, b)) for a, b in pairwise(cuts)])
     assert whole.keys() == parts.keys() == {name for name, _ in model.named_parameters()}
     for name, expected in whole.items():
         torch.testing.assert_close(parts[name], expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

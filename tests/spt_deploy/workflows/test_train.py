@@ -41,7 +41,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r | {"train": {k: v for k, v in r["train"].items() if k != "images_per_second"}} for r in records]
+    slow = {"seconds", "images_per_second"}
+    return [
+        {k: v if k != "train" else {n: m for n, m in v.items() if n not in slow} for k, v in r.items() if k not in slow}
+        for r in records
+    ]
 
 
 def test_a_run_learns_what_is_easy_and_selects_the_objects(tmp_path: Path) -> None:
@@ -69,14 +73,23 @@ def test_a_run_learns_what_is_easy_and_selects_the_objects(tmp_path: Path) -> No
 
 
 def test_a_run_that_was_interrupted_and_resumed_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
-    straight = train(tiny_config(folder, tmp_path / "straight", epochs=4))
+    # Everything that has a state: averaged weights, accumulated batches, drop path, noise.
+    everything: dict[str, Any] = {
+        "epochs": 4,
+        "ema": 0.9,
+        "accumulate": 2,
+        "drop_path": 0.2,
+        "layer_decay": 0.8,
+        "freeze": 1,
+    }
+    straight = train(tiny_config(folder, tmp_path / "straight", **everything))
     assert straight.epochs == 4
 
     def interrupt_after_epoch_2(text: str) -> None:
         if text.startswith("epoch 2/4"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = tiny_config(folder, tmp_path / "resumed", epochs=4)
+    config = tiny_config(folder, tmp_path / "resumed", **everything)
     first = train(config, reports=Reports(say=interrupt_after_epoch_2))
     assert first.interrupted
     assert first.epochs == 2
@@ -87,6 +100,9 @@ def test_a_run_that_was_interrupted_and_resumed_ends_as_one_that_was_not(folder:
     assert second.epochs == 4
     assert_same_weights(tmp_path / "straight/last.pt", tmp_path / "resumed/last.pt")
     assert_same_weights(tmp_path / "straight/best.pt", tmp_path / "resumed/best.pt")
+    learning = [load_checkpoint(tmp_path / run / "last.pt").training["weights"] for run in ("straight", "resumed")]
+    assert all(torch.equal(learning[0][name], learning[1][name]) for name in learning[0])
+    assert any(not torch.equal(tensor, weights(tmp_path / "straight/last.pt")[n]) for n, tensor in learning[0].items())
     records = [without_speed(lines(tmp_path / run / "metrics.jsonl")) for run in ("straight", "resumed")]
     assert records[0] == records[1]
 
@@ -127,6 +143,35 @@ def test_without_boxes_the_select_loss_is_off_and_that_is_said_once(tmp_path: Pa
     assert record["val"]["object_ratio"] == {}
 
 
+def test_labels_can_take_the_place_of_the_selection(folder: Path, tmp_path: Path) -> None:
+    result = train(tiny_config(folder, tmp_path / "run", epochs=1, select_from_labels=True))
+    assert result.record is not None
+    val = result.record["val"]
+    assert val["select_ratio"]["3.1"] == val["object_ratio"]["stride 16"]
+    assert set(val["gate_precision"].values()) == set(val["gate_recall"].values()) == {1.0}
+    assert "Labels took the place" in (tmp_path / "run/report.md").read_text(encoding="utf-8")
+
+
+def test_labels_that_are_not_there_cannot_select(tmp_path: Path) -> None:
+    data = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
+    with pytest.raises(UsageError, match="has neither boxes nor masks"):
+        train(tiny_config(data, tmp_path / "run", select_from_labels=True))
+    with pytest.raises(UsageError, match="swin_micro, which selects nothing"):
+        tiny_config(data, tmp_path / "run", model="swin_micro", select_from_labels=True)
+
+
+def test_frozen_stages_end_as_they_began(folder: Path, tmp_path: Path) -> None:
+    train(tiny_config(folder, tmp_path / "begun", epochs=1))
+    begin = tmp_path / "begun/last.pt"
+    train(tiny_config(folder, tmp_path / "frozen", epochs=1, init=begin, freeze=3, ema=0.0))
+    before, after = weights(begin), weights(tmp_path / "frozen/last.pt")
+    same = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
+    stages = {n for n in after if n.startswith(("backbone.patch_embed.", "backbone.stages."))}
+    frozen = {n for n in stages if not n.startswith("backbone.stages.3.") and ".gate." not in n}
+    assert frozen <= same
+    assert all(".gate." in name for name in same - frozen)  # a gate rests where the finer score wins everywhere
+
+
 def test_a_swin_trains_too(folder: Path, tmp_path: Path) -> None:
     result = train(tiny_config(folder, tmp_path / "run", model="swin_micro", epochs=1))
     assert result.record is not None
@@ -148,6 +193,9 @@ def test_a_broken_image_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"the loss became (nan|inf) in epoch 1 on the batch .*\d\d\d\.png"):
         train(tiny_config(folder, tmp_path / "run", lr=1e30, clip=1e30))
+    listed = (tmp_path / "run/not_finite.txt").read_text(encoding="utf-8").splitlines()
+    assert len(listed) == 8
+    assert all(Path(name).is_file() for name in listed)
     assert not (tmp_path / "run/last.pt").exists()
 
 
@@ -181,7 +229,9 @@ def test_ctrl_c_ends_the_command_with_how_to_go_on(
     assert result.exit_code == 130
     assert "stopped after 1 of 3 whole epochs" in result.stderr
     assert f"go on with: spt-deploy train --resume --out {out}" in result.stderr
-    assert sorted(p.name for p in out.iterdir()) == ["best.pt", "config.json", "last.pt", "metrics.jsonl"]
+    files = ["best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl", "report.md", "samples"]
+    assert sorted(p.name for p in out.iterdir()) == files
+    assert f"spt-deploy train --resume --out {out}" in (out / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
