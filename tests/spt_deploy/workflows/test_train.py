@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +75,43 @@ def test_a_run_learns_what_is_easy_and_selects_the_objects(tmp_path: Path) -> No
     assert written["config"] == config.to_dict()
 
 
-def test_a_run_that_was_interrupted_and_resumed_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
-    # Everything that has a state: averaged weights, accumulated batches, drop path, noise.
-    everything: dict[str, Any] = {
-        "epochs": 4,
-        "ema": 0.9,
-        "accumulate": 2,
-        "drop_path": 0.2,
-        "layer_decay": 0.8,
-        "freeze": 1,
-    }
-    straight = train(tiny_config(folder, tmp_path / "straight", **everything))
-    assert straight.epochs == 4
+# Everything that has a state: averaged weights, accumulated batches, drop path, noise.
+EVERYTHING: dict[str, Any] = {
+    "epochs": 4,
+    "ema": 0.9,
+    "accumulate": 2,
+    "drop_path": 0.2,
+    "layer_decay": 0.8,
+    "freeze": 1,
+}
 
+
+@pytest.fixture(scope="module")
+def straight(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    torch.set_num_threads(1)  # made before the fixture of conftest.py comes into force
+    out = tmp_path_factory.mktemp("straight")
+    assert train(tiny_config(folder, out, **EVERYTHING)).epochs == 4
+    return out
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert_same_weights(a / "last.pt", b / "last.pt")
+    assert_same_weights(a / "best.pt", b / "best.pt")
+    one, other = (load_checkpoint(run / "last.pt").training["weights"] for run in (a, b))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(tensor, weights(a / "last.pt")[name]) for name, tensor in one.items())  # these, averaged
+    assert without_speed(lines(a / "metrics.jsonl")) == without_speed(lines(b / "metrics.jsonl"))
+
+
+def test_a_run_that_was_interrupted_and_resumed_ends_as_one_that_was_not(
+    folder: Path, straight: Path, tmp_path: Path
+) -> None:
     def interrupt_after_epoch_2(text: str) -> None:
         if text.startswith("epoch 2/4"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = tiny_config(folder, tmp_path / "resumed", **everything)
+    config = tiny_config(folder, tmp_path / "resumed", **EVERYTHING)
     first = train(config, reports=Reports(say=interrupt_after_epoch_2))
     assert first.interrupted
     assert first.epochs == 2
@@ -98,13 +120,29 @@ def test_a_run_that_was_interrupted_and_resumed_ends_as_one_that_was_not(folder:
     second = train(config, resume=True)
     assert not second.interrupted
     assert second.epochs == 4
-    assert_same_weights(tmp_path / "straight/last.pt", tmp_path / "resumed/last.pt")
-    assert_same_weights(tmp_path / "straight/best.pt", tmp_path / "resumed/best.pt")
-    learning = [load_checkpoint(tmp_path / run / "last.pt").training["weights"] for run in ("straight", "resumed")]
-    assert all(torch.equal(learning[0][name], learning[1][name]) for name in learning[0])
-    assert any(not torch.equal(tensor, weights(tmp_path / "straight/last.pt")[n]) for n, tensor in learning[0].items())
-    records = [without_speed(lines(tmp_path / run / "metrics.jsonl")) for run in ("straight", "resumed")]
-    assert records[0] == records[1]
+    assert_same_run(straight, tmp_path / "resumed")
+
+
+def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(
+    folder: Path, straight: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    config = tiny_config(folder, out, **EVERYTHING)
+    given = {**EVERYTHING, "model": config.model, "imgsz": 64, "batch": config.batch, "device": "cpu", "out": out}
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spt_deploy", "train", str(folder), *options], env=environment, stderr=subprocess.DEVNULL
+    )
+    while not (out / "metrics.jsonl").exists() or len(lines(out / "metrics.jsonl")) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = load_checkpoint(out / "last.pt").training["history"][-1]["epoch"]
+    assert 2 <= done < 4
+    assert train(config, resume=True).epochs == 4
+    assert_same_run(straight, out)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(folder: Path, tmp_path: Path) -> None:
