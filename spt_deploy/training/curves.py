@@ -107,10 +107,11 @@ def _metrics(axis: Axes, history: Sequence[Record], metric: str, chance: float |
         color=_VAL,
         fontsize=9,
         ha="left" if beside[0] > 0 else "right",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
     if chance is not None:
         axis.axhline(100 * chance, color=_FAINT, linewidth=1, linestyle=(0, (1, 2)))
-        axis.annotate("chance", (_epochs(history)[0], 100 * chance), (0, 3), textcoords="offset points", **_small())
+        axis.annotate("chance", (1, 100 * chance), (6, 0), ("axes fraction", "data"), "offset points", **_small())
     axis.set_ylim(0, 103)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.errors import RuntimeMissingError
-from spt_deploy.model.blocks import Mlp
+from spt_deploy.model.backbone import Stage
+from spt_deploy.model.blocks import Mlp, SpaBlock
 from spt_deploy.model.network import SptModel
 from spt_deploy.training.compiled import compile_dense_parts, compile_errors
 
@@ -18,15 +19,22 @@ from spt_deploy.training.compiled import compile_dense_parts, compile_errors
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_a_compiled_model_has_the_same_names_and_says_the_same() -> None:
+def test_dense_parts_keep_their_names_and_say_the_same() -> None:
     torch.manual_seed(0)
-    backbone = BackboneConfig.from_name("spt_micro", depths=(1, 1, 1, 1))  # tracing a block takes a second
-    model = SptModel(ModelConfig(backbone, "classify", ("a", "b"))).eval()
-    images = torch.randn(2, 3, 32, 32)
-    names, before = list(model.state_dict()), model(images).task["logits"]
-    assert compile_dense_parts(model, backend="eager") == 2 + 2 + 3  # Swin blocks, MLPs of SPA blocks, mergings
-    assert list(model.state_dict()) == names
-    torch.testing.assert_close(model(images).task["logits"], before)
+    config = BackboneConfig.from_name("spt_micro", depths=(1, 1, 1, 1))
+    stage, x = Stage(config, 2, [0.0]).eval(), torch.randn(2, 8, 8, 32)
+    assert stage.downsample is not None
+    names, before = list(stage.state_dict()), stage.blocks[0](stage.downsample(x))
+    assert compile_dense_parts(stage, backend="eager") == 2
+    assert list(stage.state_dict()) == names
+    torch.testing.assert_close(stage.blocks[0](stage.downsample(x)), before)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("swin_micro", 8 + 3), ("spt_micro", 4 + 4 + 3)])
+def test_what_selects_stays_eager(name: str, parts: int) -> None:
+    model = SptModel(ModelConfig(BackboneConfig.from_name(name), "classify", ("a", "b")))
+    assert compile_dense_parts(model, backend="eager") == parts  # Swin blocks, MLPs of SPA blocks, patch mergings
+    assert not any(m._compiled_call_impl for m in model.modules() if isinstance(m, SpaBlock | SptModel))
 
 
 def test_a_failure_to_compile_is_one_sentence() -> None:
