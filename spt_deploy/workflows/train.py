@@ -177,7 +177,7 @@ def _run(
         record: dict[str, Any] = {"epoch": epoch, "train": trainer.train_epoch(epoch), "val": trainer.evaluate()}
         record["seconds"] = time.perf_counter() - start
         progress.history.append(record)
-        is_best = progress.best is None or record["val"][metric] > progress.best["val"][metric]
+        is_best = progress.best is None or standing(record, metric) > standing(progress.best, metric)
         if is_best:
             progress.best = record
             if trainer.ranks.is_main:
@@ -187,6 +187,12 @@ def _run(
             folder.save_last(trainer, preprocessing, progress, random)
             presentation.update_now_and_then(progress)
         reports.say(_epoch_text(record, metric, trainer.config.epochs, is_best))
+
+
+def standing(record: dict[str, Any], metric: str) -> tuple[float, float]:
+    """What epochs are ranked by: the task's metric, and where that ties, the fewer tokens kept the better."""
+    ratios = record["val"]["select_ratio"].values()
+    return record["val"][metric], -sum(ratios) / max(1, len(ratios))
 
 
 def _resumed(folder: RunFolder, config: TrainConfig) -> Checkpoint:

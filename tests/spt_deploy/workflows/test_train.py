@@ -20,7 +20,7 @@ from spt_deploy.cli import main
 from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.training.report import Reports
-from spt_deploy.workflows.train import train
+from spt_deploy.workflows.train import standing, train
 from tests.spt_deploy.training.support import make_image_folder, tiny_config
 
 
@@ -293,3 +293,12 @@ def test_bad_usage_is_one_sentence_and_leaves_nothing(
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert sentence in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_better_metric_wins_and_in_a_tie_the_sparser_selection() -> None:
+    def record(top1: float, *ratios: float) -> dict[str, Any]:
+        return {"val": {"top1": top1, "select_ratio": dict(zip("abcd", ratios, strict=False))}}
+
+    assert standing(record(0.9, 1.0, 1.0), "top1") > standing(record(0.8, 0.1, 0.1), "top1")
+    assert standing(record(0.9, 0.4, 0.2), "top1") > standing(record(0.9, 0.4, 0.3), "top1")
+    assert not standing(record(0.9), "top1") > standing(record(0.9), "top1")  # without SPA blocks the first one stays
