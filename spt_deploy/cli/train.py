@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Decay of the averaged weights, which are evaluated and saved; 0: none.",
 )
-@click.option("--compile", is_flag=True, help="torch.compile the dense parts: faster on a GPU, after a slow start.")
+@click.option("--compile", is_flag=True, help="torch.compile the MLPs and patch mergings; the start is slow.")
 @click.option("--out", type=FILE, help="Folder of the run.  [default: runs/DATA-MODEL; with --resume the newest]")
 @click.option("--resume", is_flag=True, help="Go on with a run exactly where its last whole epoch ended.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in --out already.")
@@ -121,6 +121,7 @@ def _print_result(result: TrainResult, epochs: int) -> None:
         status(f"{len(result.broken)} unreadable images were left out")
     if result.best is None or result.record is None:
         return
+    status(f"read this first: {result.out / 'report.md'}")
     val = result.record["val"]
     click.echo(f"{result.best}: {result.metric} {100 * val[result.metric]:.1f} % (epoch {result.record['epoch']})")
     if val["select_ratio"]:

@@ -1,7 +1,8 @@
-"""torch.compile where it helps: the dense parts of the network, whose shapes stay the same.
+"""torch.compile where it helps: the parts that are plain matrix products and activations, more than half of all work.
 
 What selects and packs stays eager: its shapes follow the selection and differ in every step, so each would be
-compiled anew or fall back.
+compiled anew or fall back. So does window attention: compiling it took minutes on a CPU, its index tables break the
+graph, and its matrix products are a library's either way.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch import nn
 
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.model.backbone import PatchMerging
-from spt_deploy.model.blocks import Mlp, SwinBlock
+from spt_deploy.model.blocks import Mlp
 
-DENSE_PARTS = (SwinBlock, PatchMerging, Mlp)
-_RECOMPILES = 64  # every stage, shift and batch size of a block is a case of its own, and torch gives up after 8
+DENSE_PARTS = (PatchMerging, Mlp)
+_RECOMPILES = 64  # every stage and batch size is a case of its own, and torch gives up after 8
 
 
 def compile_dense_parts(model: nn.Module, backend: str | Any = "inductor") -> int:

@@ -46,7 +46,7 @@ class TrainConfig:
         layer_decay: learning rate of a stage over that of the stage after it, in (0, 1]; the head has the full one.
         freeze: how many stages, from the first, keep their weights; 0 to 4. Gates learn in frozen stages too.
         select_from_labels: the select label takes the place of the selection (the paper's figure 4).
-        compile: put the dense parts through torch.compile.
+        compile: put MLPs and patch mergings through torch.compile.
         seed: of everything random; on a CPU the same seed gives the same run.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that read images; None chooses by the device.
