@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt tools/ensure_cv2.py
 
 demo: $(STAMP)
 	$(BIN)/python examples/01_first_light/make_data.py data/demo
-	$(BIN)/spt-deploy train data/demo --task classify --model spt_micro --imgsz 160 --epochs 14 --batch 16 --alpha 1 --out $(DEMO)
+	$(BIN)/spt-deploy train data/demo --task classify --model spt_micro --imgsz 160 --epochs 14 --batch 16 --alpha 1 --gate-lr-scale 30 --out $(DEMO)
 	$(BIN)/spt-deploy export $(DEMO)/best.pt
 	$(BIN)/spt-deploy validate $(DEMO)/best.pt $(DEMO)/best.onnx --data data/demo/val
 	$(BIN)/spt-deploy infer data/demo/demo.mp4 --model $(DEMO)/best.onnx --out $(DEMO)/infer
