@@ -106,9 +106,9 @@ def bench(
         if len(sizes) > 1:
             raise InputError(f"the artefacts take images of different sizes ({sizes}); export them at one size")
         for batch in batches:
-            status(f"batch {batch}: {len(runners)} contenders, {rounds} rounds")
             images = np.random.default_rng(0).standard_normal((batch, 3, *sizes.copy().pop()), dtype=np.float32)
             contenders, about = _contenders(runners, images, ratios)
+            status(f"batch {batch}: {len(contenders)} contenders, {rounds} rounds")
             for timing in take_turns(contenders, images=batch, rounds=rounds):
                 rows.append(BenchRow(timing, batch, *about[timing.name]))
     return BenchReport(tuple(rows), _machine())
