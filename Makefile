@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
-BENCH  := runs/bench
+BENCH  := build/bench# not under runs/: a model with random weights must not be the newest one there
 
 .PHONY: help setup demo test check bench clean
 .DEFAULT_GOAL := help

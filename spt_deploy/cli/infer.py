@@ -112,8 +112,9 @@ def command(
 def _human(report: InferReport) -> str:
     done = report.summary
     share = f"{done.utilisation(done.limiting_stage):.0%}"
+    frames = f"{done.inferred} frame" if done.inferred == 1 else f"{done.inferred} frames"
     lines = [
-        f"{done.inferred} frames in {done.wall_s:.1f} s: {done.fps:.1f} frames/s with {report.model} "
+        f"{frames} in {done.wall_s:.1f} s: {done.fps:.1f} frames/s with {report.model} "
         f"({report.runtime} {report.device} {report.precision}, batch {report.batch})",
         f"slowest stage: {done.limiting_stage.replace('_', ' and ')}, {share} of the time",
     ]

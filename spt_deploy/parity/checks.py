@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -153,17 +154,22 @@ def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str) -
     """
     pairs = {
         "task": (reference.model.task, candidate.model.task),
-        "classes": (", ".join(reference.model.class_names), ", ".join(candidate.model.class_names)),
         "model": (reference.model.backbone.name, candidate.model.backbone.name),
+        "list of classes": (", ".join(reference.model.class_names), ", ".join(candidate.model.class_names)),
         "packing": (reference.model.backbone.packing, candidate.model.backbone.packing),
         "preprocessing": (str(reference.preprocessing), str(candidate.preprocessing)),
     }
     for what, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise InputError(
-                f"{where} has another {what} than the reference ({theirs} against {ours}); "
+                f"{where} has another {what} than the reference ({_short(theirs)} against {_short(ours)}); "
                 "compare artefacts that were made from one checkpoint at one size"
             )
+
+
+def _short(text: str) -> str:
+    """A value as a sentence can hold it: a thousand class names are too many."""
+    return textwrap.shorten(text, 80, placeholder=" ...")
 
 
 def compare_runners(

@@ -104,7 +104,8 @@ def bench(
         runners = [stack.enter_context(r) for path in paths for r in _runners(path, runtimes, device)]
         sizes = {runner.facts.preprocessing.size for runner in runners}
         if len(sizes) > 1:
-            raise InputError(f"the artefacts take images of different sizes ({sizes}); export them at one size")
+            named = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
+            raise InputError(f"the artefacts take images of different sizes ({named}); export them at one size")
         for batch in batches:
             images = np.random.default_rng(0).standard_normal((batch, 3, *sizes.copy().pop()), dtype=np.float32)
             contenders, about = _contenders(runners, images, ratios)

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from spt_deploy.errors import UsageError
-from spt_deploy.parity.checks import IndependenceReport, PairReport, batch_independence, compare_runners, label_of
+from spt_deploy.parity.checks import (
+    IndependenceReport,
+    PairReport,
+    batch_independence,
+    check_same_model,
+    compare_runners,
+    label_of,
+)
 from spt_deploy.parity.inputs import folder_cases, generated_cases
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
@@ -91,6 +98,8 @@ def validate(
                 "name a second artefact, or install another runtime (pip install openvino)"
             )
         reference, candidates = runners[0], runners[1:]
+        for candidate in candidates:  # all before the first comparison, which takes a while
+            check_same_model(reference.facts, candidate.facts, label_of(candidate))
         preprocessing = reference.facts.preprocessing
         pairs = []
         for candidate in candidates:

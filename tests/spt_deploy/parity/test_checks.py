@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from spt_deploy.errors import InputError
 from spt_deploy.facts import METADATA_KEY
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-from spt_deploy.parity.checks import PairReport, batch_independence, compare_runners
+from spt_deploy.parity.checks import PairReport, batch_independence, check_same_model, compare_runners
 from spt_deploy.parity.inputs import folder_cases, generated_cases
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.parity.selection import kept_of
@@ -192,3 +192,11 @@ def test_a_folder_without_a_readable_image_is_an_error(made: Exported, tmp_path:
     (tmp_path / "a.png").write_text("no image", encoding="utf-8")
     with pytest.raises(InputError, match="no image that can be decoded"):
         next(folder_cases(tmp_path, preprocessing, 8, 4))
+
+
+def test_a_thousand_class_names_do_not_fill_the_sentence(made: Exported) -> None:
+    facts = load_checkpoint(made.checkpoint).facts
+    many = replace(facts, model=replace(facts.model, class_names=tuple(f"class {i}" for i in range(1000))))
+    with pytest.raises(InputError, match="another list of classes") as caught:
+        check_same_model(facts, many, "other.onnx")
+    assert len(str(caught.value)) < 400
