@@ -129,7 +129,7 @@ def PackedAttention(  # noqa: N802
 
 
 @script(_spt)
-def UnpackProject(o, slot_of_token, residual, weight, bias):  # noqa: N802
+def UnpackProject(o, token_of_slot, slot_of_token, residual, weight, bias):  # noqa: N802
     projected = op.Gemm(o, weight, bias, transB=1)
     one_row = op.Concat(op.Constant(value_ints=[1]), op.Shape(o, start=1), axis=0)
     nothing = op.Expand(op.CastLike(op.Constant(value_float=0.0), projected), one_row)

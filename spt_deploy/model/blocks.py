@@ -198,10 +198,10 @@ class SpaBlock(nn.Module):
         )
         if self.training and self.drop_path.rate:
             zeros = torch.zeros_like(residual)
-            branch = operators.unpack_project(o, slot_of_token, zeros, attn.proj.weight, attn.proj.bias)
+            branch = operators.unpack_project(o, token_of_slot, slot_of_token, zeros, attn.proj.weight, attn.proj.bias)
             residual = residual + self.drop_path(branch)
         else:
-            residual = operators.unpack_project(o, slot_of_token, residual, attn.proj.weight, attn.proj.bias)
+            residual = operators.unpack_project(o, token_of_slot, slot_of_token, residual, attn.proj.weight, attn.proj.bias)
         residual = residual + self.drop_path(self.mlp(self.norm2(residual)))
         return residual.view(batch, height, width, channels), logits, slot_of_token >= 0
 

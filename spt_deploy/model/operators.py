@@ -1,12 +1,13 @@
 """The seam between the model and everything that runs it: four calls, each with three lives.
 
 * While ONNX is being exported, a call leaves one node of the ``spt`` domain in the graph.
-* Where a gradient is needed, it is the function of `reference.py`, differentiated by autograd.
-* Otherwise it is a ``torch.library`` operator of the ``spt`` namespace, whose CPU implementation is that same
-  function; `spt_plugins` registers its kernels as the CUDA implementation. Nothing here imports it.
+* Where gradients are on, it is the function of `reference.py`, differentiated by autograd.
+* Otherwise it is a ``torch.library`` operator of the ``spt`` namespace, whose implementation is that same
+  function; `spt_plugins` registers its kernels as the implementation on CUDA. Nothing here imports it.
 
-Signatures, shapes and dtypes are those of `reference.py`. On a GPU, S is the upper bound B*N and
-``token_of_slot`` is -1 past the last kept token, so that no shape has to leave the device.
+Signatures, shapes and dtypes are those of `reference.py`. Kernels make S the upper bound B*N and fill
+``token_of_slot`` with -1 past the last kept token, so that no shape has to leave the device; which devices do so
+is noted in ``BOUNDED_DEVICES``. Under autocast the operators take and give its dtype, as a linear layer does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from spt_deploy.model import reference
 DOMAIN = "spt"
 OPSET_VERSION = 1
 
+# Device types whose registered kernels return lists of the upper bound's length.
+BOUNDED_DEVICES: set[str] = set()
+
 # TensorRT's parser looks for a plugin of this namespace and version before it looks at the file's functions.
 PLUGIN_ATTRIBUTES: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET_VERSION)}
 
@@ -32,7 +36,8 @@ def _select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Te
 
 @_select_tokens.register_fake
 def _(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    kept = torch.library.get_ctx().new_dynamic_size()
+    bounded = logits.device.type in BOUNDED_DEVICES
+    kept = logits.numel() if bounded else torch.library.get_ctx().new_dynamic_size()
     return (
         logits.new_empty(kept, dtype=torch.int64),
         logits.new_empty(logits.shape, dtype=torch.int64),
@@ -91,17 +96,26 @@ def _(
 
 
 @torch.library.custom_op("spt::unpack_project", mutates_args=())
-def _unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return reference.unpack_project(o, slot_of_token, residual, weight, bias)
+def _unpack_project(
+    o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    return reference.unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
 
 
 @_unpack_project.register_fake
-def _(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _(
+    o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
     return torch.empty_like(residual)
 
 
-def _needs_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in autocast's dtype where it is on: operators that are opaque to torch must see to it themselves."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) for t in tensors)
 
 
 def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +131,9 @@ def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Ten
             version=OPSET_VERSION,
         )
         return outputs[0], outputs[1], outputs[2]
-    kept: tuple[Tensor, Tensor, Tensor] = _select_tokens(logits.detach(), order, threshold)
+    if torch.is_grad_enabled():
+        return reference.select_tokens(logits.detach(), order, threshold)
+    kept: tuple[Tensor, Tensor, Tensor] = _select_tokens(logits, order, threshold)
     return kept
 
 
@@ -132,8 +148,9 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
             shape=(token_of_slot.shape[0], weight.shape[0]),
             version=OPSET_VERSION,
         )
-    if _needs_gradient(h, gate, weight, bias):
+    if torch.is_grad_enabled():
         return reference.packed_qkv(h, gate, token_of_slot, weight, bias)
+    h, weight, bias = _autocast(h, weight, bias)
     qkv: Tensor = _packed_qkv(h, gate, token_of_slot, weight, bias)
     return qkv
 
@@ -168,24 +185,27 @@ def packed_attention(
             version=OPSET_VERSION,
         )
     sizes = {"heads": heads, "window": window, "tokens": tokens, "width": width, "packing": packing}
-    if _needs_gradient(qkv, bias_table):
+    if torch.is_grad_enabled():
         return reference.packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)  # type: ignore[arg-type]
     attended: Tensor = _packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)
     return attended
 
 
-def unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def unpack_project(
+    o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
     """See `reference.unpack_project`."""
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             "spt::UnpackProject",
-            (o, slot_of_token, residual, weight, bias),
+            (o, token_of_slot, slot_of_token, residual, weight, bias),
             attrs=PLUGIN_ATTRIBUTES,
             dtype=residual.dtype,
             shape=residual.shape,
             version=OPSET_VERSION,
         )
-    if _needs_gradient(o, residual, weight, bias):
-        return reference.unpack_project(o, slot_of_token, residual, weight, bias)
-    out: Tensor = _unpack_project(o, slot_of_token, residual, weight, bias)
+    if torch.is_grad_enabled():
+        return reference.unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
+    o, weight, bias = _autocast(o, weight, bias)
+    out: Tensor = _unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
     return out

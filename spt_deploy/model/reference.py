@@ -149,12 +149,16 @@ def packed_attention(
     return out.permute(1, 2, 0, 3).reshape(-1, channels).index_select(0, places)
 
 
-def unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def unpack_project(
+    o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
     """Project the kept tokens and add each to its place in the residual; dropped tokens pass unchanged.
 
     Args:
         o: S x C.
-        slot_of_token: B x N int64, -1 for a dropped token.
+        token_of_slot: S int64, where each row of ``o`` belongs.
+        slot_of_token: B x N int64, -1 for a dropped token. It says the same the other way round: a kernel that
+            writes each row of the output once needs both; this function does not.
         residual: B x N x C.
         weight: C x C.
         bias: C.
@@ -162,7 +166,5 @@ def unpack_project(o: Tensor, slot_of_token: Tensor, residual: Tensor, weight: T
     Returns:
         B x N x C in the dtype of ``residual``.
     """
-    slot = slot_of_token.flatten()
-    kept = (slot >= 0).nonzero().squeeze(1)
-    projected = F.linear(o, weight, bias).index_select(0, slot[kept])
-    return residual.flatten(0, 1).index_add(0, kept, projected.to(residual.dtype)).view_as(residual)
+    projected = F.linear(o, weight, bias).to(residual.dtype)
+    return residual.flatten(0, 1).index_add(0, token_of_slot, projected).view_as(residual)

@@ -63,7 +63,7 @@ def _chain(packing: Packing, height: int, width: int, shift: int) -> onnx.ModelP
         helper.make_node("Sigmoid", ["logits"], ["gate"]),
         node("PackedQKV", ["h", "gate", "token_of_slot", "qkv_weight", "qkv_bias"], ["qkv"]),
         node("PackedAttention", ["qkv", "token_of_slot", "cu_seqlens", "table"], ["o"], **sizes),
-        node("UnpackProject", ["o", "slot_of_token", "h", "proj_weight", "proj_bias"], ["x"]),
+        node("UnpackProject", ["o", "token_of_slot", "slot_of_token", "h", "proj_weight", "proj_bias"], ["x"]),
     ]
     float32, int64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     info = helper.make_tensor_value_info
@@ -115,7 +115,7 @@ def _expected(
         width=width,
         packing=packing,
     )
-    x = reference.unpack_project(o, slot_of_token, h, w["proj_weight"], w["proj_bias"])
+    x = reference.unpack_project(o, token_of_slot, slot_of_token, h, w["proj_weight"], w["proj_bias"])
     results = {
         "token_of_slot": token_of_slot,
         "slot_of_token": slot_of_token,

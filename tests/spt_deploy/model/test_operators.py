@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,33 @@ def test_operators_keep_the_rules_of_torch_library(kept: int) -> None:
         check(torch.ops.spt.packed_attention.default, arguments, test_utils=tests)
     o, residual = torch.randn(kept, 8), torch.randn(2, 30, 8)
     weights = (torch.randn(8, 8), torch.randn(8))
-    check(torch.ops.spt.unpack_project.default, (o, slot_of_token, residual, *weights), test_utils=tests)
+    check(torch.ops.spt.unpack_project.default, (o, token_of_slot, slot_of_token, residual, *weights), test_utils=tests)
+
+
+def test_under_autocast_operators_give_the_dtype_that_their_fakes_promise() -> None:
+    token_of_slot, slot_of_token, cu_seqlens = selected(17)
+    h, gate, residual = torch.randn(2, 30, 8), torch.rand(2, 30), torch.randn(2, 30, 8)
+    w_qkv, b_qkv, table, w_proj, b_proj = (torch.randn(s) for s in [(24, 8), (24,), (25, 2), (8, 8), (8,)])
+
+    def chain() -> list[Tensor]:
+        qkv = operators.packed_qkv(h, gate, token_of_slot, w_qkv, b_qkv)
+        o = operators.packed_attention(qkv, token_of_slot, cu_seqlens, table, **SIZES, packing="batch")
+        return [qkv, o, operators.unpack_project(o, token_of_slot, slot_of_token, residual, w_proj, b_proj)]
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        real = chain()
+        traced = torch.export.export(_Call(chain), ()).module()()
+    assert [t.dtype for t in real] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert [t.dtype for t in traced] == [t.dtype for t in real]
+
+
+class _Call(nn.Module):
+    def __init__(self, function: Callable[[], list[Tensor]]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self) -> list[Tensor]:
+        return self.function()
 
 
 class _Outputs(nn.Module):

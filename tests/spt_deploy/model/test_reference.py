@@ -155,7 +155,7 @@ def test_select_project_attend_unpack_equals_the_definition_token_by_token(case:
     qkv = operators.packed_qkv(h, logits.sigmoid(), token_of_slot, w_qkv, b_qkv)
     sizes = {"heads": HEADS, "window": case.window, "tokens": tokens, "width": case.width}
     o = operators.packed_attention(qkv, token_of_slot, cu_seqlens, table, **sizes, packing=case.packing)
-    actual = operators.unpack_project(o, slot_of_token, residual, w_proj, b_proj)
+    actual = operators.unpack_project(o, token_of_slot, slot_of_token, residual, w_proj, b_proj)
 
     expected = residual.clone()
     for box in brute_force.containers(kept_of(case), case.window**2, case.packing):
@@ -181,6 +181,6 @@ def test_gradients_of_the_whole_chain_are_those_of_finite_differences() -> None:
         o = operators.packed_attention(
             qkv, token_of_slot, cu_seqlens, table, heads=2, window=3, tokens=tokens, width=9, packing="batch"
         )
-        return operators.unpack_project(o, slot_of_token, residual, w_proj, b_proj)
+        return operators.unpack_project(o, token_of_slot, slot_of_token, residual, w_proj, b_proj)
 
     assert torch.autograd.gradcheck(chain, leaves, fast_mode=True)
