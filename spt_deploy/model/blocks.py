@@ -196,12 +196,13 @@ class SpaBlock(nn.Module):
             width=width,
             packing=self.config.packing,
         )
+        project = attn.proj.weight, attn.proj.bias
         if self.training and self.drop_path.rate:
             zeros = torch.zeros_like(residual)
-            branch = operators.unpack_project(o, token_of_slot, slot_of_token, zeros, attn.proj.weight, attn.proj.bias)
+            branch = operators.unpack_project(o, token_of_slot, slot_of_token, zeros, *project)
             residual = residual + self.drop_path(branch)
         else:
-            residual = operators.unpack_project(o, token_of_slot, slot_of_token, residual, attn.proj.weight, attn.proj.bias)
+            residual = operators.unpack_project(o, token_of_slot, slot_of_token, residual, *project)
         residual = residual + self.drop_path(self.mlp(self.norm2(residual)))
         return residual.view(batch, height, width, channels), logits, slot_of_token >= 0
 
