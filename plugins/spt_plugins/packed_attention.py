@@ -1,0 +1,217 @@
+"""``PackedAttention``: multi-head attention inside containers of L = M*M kept tokens of one image.
+
+    o[i] = sum_j softmax_j(q_i k_j / sqrt(32) + table[clamp(y_i - y_j), clamp(x_i - x_j)]) v_j
+
+over the tokens j of the container of i that are of the image of i; the clamp is to +-(M - 1).
+
+Source: arXiv 2410.23608, figure 3; the table is Swin's, arXiv 2103.14030; meaning in `spt_deploy.model.reference`.
+
+A program takes one container and some heads. It finds its container by arithmetic, for the number of containers
+is bounded by sizes that the host knows, and returns at once if there is no such container. Mask and bias never
+exist in memory: rows of the table are found from the two tokens' places, and row -1 means unseen. The softmax
+is in float32 and divides last, after the second product, where there are 32 numbers a token and not L.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from spt_deploy.errors import UsageError
+from spt_plugins import checks
+from spt_plugins.variant import CeilDiv, Variant, cdiv, next_power_of_two, pointer
+
+PACKINGS = ("per-image", "batch")
+
+
+@triton.jit(do_not_specialize=["slots", "tokens", "width"])
+def packed_attention_kernel(
+    qkv,
+    token_of_slot,
+    cu_seqlens,
+    bias_table,
+    slots,
+    tokens,
+    width,
+    o,
+    HEADS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    PER_IMAGE: tl.constexpr,
+    HEADS_PER_PROGRAM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    HEAD_DIM: tl.constexpr = 32
+    CHANNELS: tl.constexpr = HEADS * HEAD_DIM
+    LENGTH: tl.constexpr = WINDOW * WINDOW
+    REACH: tl.constexpr = WINDOW - 1
+    LOG2_E: tl.constexpr = 1.4426950408889634
+    SCALE: tl.constexpr = 0.17677669529663687 * LOG2_E  # 1 / sqrt(32), and exp(x) is exp2(x log2 e)
+    GROUPS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
+    container = tl.program_id(0) // GROUPS
+    first_head = tl.program_id(0) % GROUPS * HEADS_PER_PROGRAM
+
+    if PER_IMAGE:
+        per_image = tl.cdiv(tokens, LENGTH)
+        image = container // per_image
+        first = tl.load(cu_seqlens + image) + container % per_image * LENGTH
+        end = tl.load(cu_seqlens + image + 1)
+        missing = first >= end
+    else:
+        first = container.to(tl.int64) * LENGTH
+        end = slots.to(tl.int64)
+        missing = tl.load(token_of_slot + first) < 0
+    if missing:
+        return
+
+    place = tl.arange(0, BLOCK)
+    slot = first + place
+    token = tl.load(token_of_slot + slot, mask=(place < LENGTH) & (slot < end), other=-1).to(tl.int32)
+    filled = token >= 0
+    y = token % tokens // width
+    x = token % tokens % width
+    dy = tl.minimum(tl.maximum(y[:, None] - y[None, :], -REACH), REACH) + REACH
+    dx = tl.minimum(tl.maximum(x[:, None] - x[None, :], -REACH), REACH) + REACH
+    sees = filled[None, :]
+    if not PER_IMAGE:
+        sees = sees & ((token // tokens)[:, None] == (token // tokens)[None, :])
+    row = tl.where(sees, dy * (2 * WINDOW - 1) + dx, -1)
+
+    for head in range(first_head, first_head + HEADS_PER_PROGRAM):
+        column = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
+        source = qkv + slot[:, None] * (3 * CHANNELS) + column[None, :]
+        q = tl.load(source, mask=filled[:, None], other=0.0)
+        k = tl.load(source + CHANNELS, mask=filled[:, None], other=0.0)
+        v = tl.load(source + 2 * CHANNELS, mask=filled[:, None], other=0.0)
+        bias = tl.load(bias_table + row * HEADS + head, mask=row >= 0, other=0.0).to(tl.float32)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        # Finite, so that a row without a token, which sees nothing in `batch` packing, stays finite.
+        scores = tl.where(row >= 0, scores * SCALE + bias * LOG2_E, -1e30)
+        weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        total = tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
+        target = o + slot[:, None] * CHANNELS + column[None, :]
+        tl.store(target, mixed.to(o.dtype.element_ty), mask=filled[:, None])
+
+
+# Heads a program: the more, the less often places are compared, the fewer programs there are.
+HEADS_PER_PROGRAM = (4, 2, 1)
+# More than one head a program from so many programs on: fewer would leave a large GPU idle.
+ENOUGH = 1024
+
+
+def variant(
+    dtype: torch.dtype,
+    heads: int,
+    window: int,
+    packing: str,
+    slots: int,
+    bias_dtype: torch.dtype | None = None,
+) -> Variant:
+    """The form for one size of attention.
+
+    Args:
+        dtype: of qkv and o.
+        heads: attention heads of 32 channels.
+        window: M; a container holds M*M tokens.
+        packing: ``per-image`` or ``batch``.
+        slots: about how many slots the list has; right for any number.
+        bias_dtype: of the bias table; ``dtype`` unless given.
+    """
+    containers = -(-slots // window**2)
+    heads_per_program = next(
+        count
+        for count in HEADS_PER_PROGRAM
+        if heads % count == 0 and (count == 1 or containers * heads // count >= ENOUGH)
+    )
+    return Variant(
+        kernel=packed_attention_kernel,
+        signature={
+            "qkv": pointer(dtype),
+            "token_of_slot": "*i64",
+            "cu_seqlens": "*i64",
+            "bias_table": pointer(bias_dtype or dtype),
+            "slots": "i32",
+            "tokens": "i32",
+            "width": "i32",
+            "o": pointer(dtype),
+            "HEADS": "constexpr",
+            "WINDOW": "constexpr",
+            "PER_IMAGE": "constexpr",
+            "HEADS_PER_PROGRAM": "constexpr",
+            "BLOCK": "constexpr",
+        },
+        constants={
+            "HEADS": heads,
+            "WINDOW": window,
+            "PER_IMAGE": packing == "per-image",
+            "HEADS_PER_PROGRAM": heads_per_program,
+            "BLOCK": max(16, next_power_of_two(window**2)),
+        },
+        num_warps=4,
+        num_stages=2,
+    )
+
+
+def grid(variant: Variant, slots: Any, images: Any, tokens: Any, cdiv: CeilDiv = cdiv) -> tuple[Any]:
+    """Programs to launch for ``slots`` slots of ``images`` images of ``tokens`` tokens; sizes may be symbolic."""
+    constants = variant.constants
+    length = constants["WINDOW"] ** 2
+    containers = images * cdiv(tokens, length) if constants["PER_IMAGE"] else cdiv(slots, length)
+    return (containers * (constants["HEADS"] // constants["HEADS_PER_PROGRAM"]),)
+
+
+def packed_attention(
+    qkv: Tensor,
+    token_of_slot: Tensor,
+    cu_seqlens: Tensor,
+    bias_table: Tensor,
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    packing: str,
+) -> Tensor:
+    """Multi-head attention inside each container; a token sees tokens of its own image only.
+
+    Args:
+        qkv: S x 3C float16, bfloat16 or float32 (T), C = 32 heads.
+        token_of_slot: S int64, -1 past the last kept token.
+        cu_seqlens: B + 1 int64.
+        bias_table: (2M - 1)^2 x heads, float16, bfloat16 or float32.
+        heads: attention heads.
+        window: M, at most 8; a container holds M*M tokens.
+        tokens: N, tokens an image.
+        width: tokens a row of the map.
+        packing: ``per-image`` or ``batch``.
+
+    Returns:
+        S x C T. Rows past the last kept token hold anything.
+
+    Raises:
+        UsageError: a size, shape, dtype or the packing is another.
+    """
+    checks.dimensions("qkv", qkv, 2)
+    dtype = checks.float_dtype("qkv", qkv)
+    bias_dtype = checks.float_dtype("bias_table", bias_table)
+    channels = checks.channels(heads * checks.HEAD_DIM)
+    slots = checks.slots(token_of_slot.shape[0])
+    checks.shape("qkv", qkv, (slots, 3 * channels))
+    for name, index in (("token_of_slot", token_of_slot), ("cu_seqlens", cu_seqlens)):
+        checks.dimensions(name, index, 1)
+        checks.same_dtype(name, index, torch.int64)
+    if not 1 <= window <= checks.MAX_WINDOW:
+        raise UsageError(f"Window {window}, and the kernels take 1 to {checks.MAX_WINDOW}: run the model on the CPU.")
+    checks.shape("bias_table", bias_table, ((2 * window - 1) ** 2, heads))
+    if tokens < 1 or width < 1 or tokens % width:
+        raise UsageError(f"{tokens} tokens in rows of {width}: give whole rows, at least one.")
+    if packing not in PACKINGS:
+        raise UsageError(f"Packing {packing!r}: choose one of {', '.join(PACKINGS)}.")
+    o = qkv.new_empty(slots, channels)
+    form = variant(dtype, heads, window, packing, slots, bias_dtype)
+    inputs = [tensor.contiguous() for tensor in (qkv, token_of_slot, cu_seqlens, bias_table)]
+    form.launch(grid(form, slots, cu_seqlens.shape[0] - 1, tokens), *inputs, slots, tokens, width, o)
+    return o
