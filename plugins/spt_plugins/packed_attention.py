@@ -8,8 +8,9 @@ Source: arXiv 2410.23608, figure 3; the table is Swin's, arXiv 2103.14030; meani
 
 A program takes one container and some heads. It finds its container by arithmetic, for the number of containers
 is bounded by sizes that the host knows, and returns at once if there is no such container. Mask and bias never
-exist in memory: rows of the table are found from the two tokens' places, and row -1 means unseen. The softmax
-is in float32 and divides last, after the second product, where there are 32 numbers a token and not L.
+exist in memory: a pair's entry of the table is found from the two tokens' places, and pairs that do not see each
+other read minus infinity. The softmax is in float32 and divides last, after the second product, where there are
+32 numbers a token and not L.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def packed_attention_kernel(
     WINDOW: tl.constexpr,
     PER_IMAGE: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
+    UNSEEN_PAIR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     HEAD_DIM: tl.constexpr = 32
@@ -50,6 +52,7 @@ def packed_attention_kernel(
     REACH: tl.constexpr = WINDOW - 1
     LOG2_E: tl.constexpr = 1.4426950408889634
     SCALE: tl.constexpr = 0.17677669529663687 * LOG2_E  # 1 / sqrt(32), and exp(x) is exp2(x log2 e)
+    PAIRED: tl.constexpr = HEADS_PER_PROGRAM == 2
     GROUPS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
     container = tl.program_id(0) // GROUPS
     first_head = tl.program_id(0) % GROUPS * HEADS_PER_PROGRAM
@@ -71,25 +74,29 @@ def packed_attention_kernel(
     slot = first + place
     token = tl.load(token_of_slot + slot, mask=(place < LENGTH) & (slot < end), other=-1).to(tl.int32)
     filled = token >= 0
+    # Places without a token see each other, so that no row of the softmax is empty.
+    owner = tl.where(filled, token // tokens, -1)
+    sees = owner[:, None] == owner[None, :]
     y = token % tokens // width
     x = token % tokens % width
     dy = tl.minimum(tl.maximum(y[:, None] - y[None, :], -REACH), REACH) + REACH
     dx = tl.minimum(tl.maximum(x[:, None] - x[None, :], -REACH), REACH) + REACH
-    sees = filled[None, :]
-    if not PER_IMAGE:
-        sees = sees & ((token // tokens)[:, None] == (token // tokens)[None, :])
-    row = tl.where(sees, dy * (2 * WINDOW - 1) + dx, -1)
+    entry = (dy * (2 * WINDOW - 1) + dx) * HEADS + first_head
+    if PAIRED:
+        # Two heads stand side by side in the table: one load of 32 bits serves both, and halves the gathering.
+        pair = tl.load(bias_table.to(tl.pointer_type(tl.uint32)) + entry // 2, mask=sees, other=UNSEEN_PAIR)
 
-    for head in range(first_head, first_head + HEADS_PER_PROGRAM):
-        column = head * HEAD_DIM + tl.arange(0, HEAD_DIM)
+    for index in tl.static_range(HEADS_PER_PROGRAM):
+        if PAIRED:
+            bias = (pair >> (16 * index)).to(tl.uint16).to(bias_table.dtype.element_ty, bitcast=True)
+        else:
+            bias = tl.load(bias_table + entry + index, mask=sees, other=float("-inf"))
+        column = (first_head + index) * HEAD_DIM + tl.arange(0, HEAD_DIM)
         source = qkv + slot[:, None] * (3 * CHANNELS) + column[None, :]
         q = tl.load(source, mask=filled[:, None], other=0.0)
         k = tl.load(source + CHANNELS, mask=filled[:, None], other=0.0)
         v = tl.load(source + 2 * CHANNELS, mask=filled[:, None], other=0.0)
-        bias = tl.load(bias_table + row * HEADS + head, mask=row >= 0, other=0.0).to(tl.float32)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        # Finite, so that a row without a token, which sees nothing in `batch` packing, stays finite.
-        scores = tl.where(row >= 0, scores * SCALE + bias * LOG2_E, -1e30)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * SCALE + bias.to(tl.float32) * LOG2_E
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         total = tl.sum(weights, 1)
         mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
@@ -97,43 +104,31 @@ def packed_attention_kernel(
         tl.store(target, mixed.to(o.dtype.element_ty), mask=filled[:, None])
 
 
-# Heads a program: the more, the less often places are compared, the fewer programs there are.
-HEADS_PER_PROGRAM = (4, 2, 1)
-# More than one head a program from so many programs on: fewer would leave a large GPU idle.
-ENOUGH = 1024
+# Two numbers of 16 bits, both minus infinity: the bias between tokens that do not see each other.
+UNSEEN_PAIRS = {torch.float16: 0xFC00FC00, torch.bfloat16: 0xFF80FF80}
 
 
 def variant(
-    dtype: torch.dtype,
-    heads: int,
-    window: int,
-    packing: str,
-    slots: int,
-    bias_dtype: torch.dtype | None = None,
+    dtype: torch.dtype, heads: int, window: int, packing: str, bias_dtype: torch.dtype | None = None
 ) -> Variant:
-    """The form for one size of attention.
+    """The form for one kind of attention.
 
     Args:
         dtype: of qkv and o.
         heads: attention heads of 32 channels.
         window: M; a container holds M*M tokens.
         packing: ``per-image`` or ``batch``.
-        slots: about how many slots the list has; right for any number.
-        bias_dtype: of the bias table; ``dtype`` unless given.
+        bias_dtype: of the bias table; ``dtype`` unless given. A table of 16 bits must begin at a multiple of 4 bytes.
     """
-    containers = -(-slots // window**2)
-    heads_per_program = next(
-        count
-        for count in HEADS_PER_PROGRAM
-        if heads % count == 0 and (count == 1 or containers * heads // count >= ENOUGH)
-    )
+    bias_dtype = bias_dtype or dtype
+    paired = heads % 2 == 0 and bias_dtype in UNSEEN_PAIRS
     return Variant(
         kernel=packed_attention_kernel,
         signature={
             "qkv": pointer(dtype),
             "token_of_slot": "*i64",
             "cu_seqlens": "*i64",
-            "bias_table": pointer(bias_dtype or dtype),
+            "bias_table": pointer(bias_dtype),
             "slots": "i32",
             "tokens": "i32",
             "width": "i32",
@@ -142,16 +137,18 @@ def variant(
             "WINDOW": "constexpr",
             "PER_IMAGE": "constexpr",
             "HEADS_PER_PROGRAM": "constexpr",
+            "UNSEEN_PAIR": "constexpr",
             "BLOCK": "constexpr",
         },
         constants={
             "HEADS": heads,
             "WINDOW": window,
             "PER_IMAGE": packing == "per-image",
-            "HEADS_PER_PROGRAM": heads_per_program,
+            "HEADS_PER_PROGRAM": 2 if paired else 1,
+            "UNSEEN_PAIR": UNSEEN_PAIRS[bias_dtype] if paired else 0,
             "BLOCK": max(16, next_power_of_two(window**2)),
         },
-        num_warps=4,
+        num_warps=8 if dtype is torch.float32 else 4,  # without tensor cores, products take more registers
         num_stages=2,
     )
 
@@ -211,7 +208,9 @@ def packed_attention(
     if packing not in PACKINGS:
         raise UsageError(f"Packing {packing!r}: choose one of {', '.join(PACKINGS)}.")
     o = qkv.new_empty(slots, channels)
-    form = variant(dtype, heads, window, packing, slots, bias_dtype)
+    form = variant(dtype, heads, window, packing, bias_dtype)
     inputs = [tensor.contiguous() for tensor in (qkv, token_of_slot, cu_seqlens, bias_table)]
+    if inputs[3].data_ptr() % 4:  # the kernel reads two heads at once
+        inputs[3] = inputs[3].clone()
     form.launch(grid(form, slots, cu_seqlens.shape[0] - 1, tokens), *inputs, slots, tokens, width, o)
     return o
