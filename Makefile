@@ -16,7 +16,7 @@ help:
 	@echo 'make demo    train a small SPT, export it, prove it equal, run it on a video (minutes on two cores)'
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
-	@echo 'make bench   SPT-T against Swin-T in every runtime here, by share of kept tokens'
+	@echo 'make bench   SPT-T against Swin-T in every runtime here, by share of kept tokens, and a step of training'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
 
 setup: $(STAMP)
@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/spt-deploy export $(BENCH)/swin_t.pt
 	$(BIN)/spt-deploy export $(BENCH)/spt_t.pt
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1
+	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/spt_t.pt --training --batch 8 --ratio 1,0.25 --rounds 10
 
 clean:
 	rm -rf $(VENV) build dist data/demo $(DEMO) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

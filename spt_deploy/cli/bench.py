@@ -38,6 +38,7 @@ def _numbers(text: str, number: Callable[[str], T], name: str) -> list[T]:
 @click.option("--batch", default="1,8", show_default=True, help="Images a run; several with commas.")
 @click.option("--ratio", default="", help="Force these shares of kept tokens, such as 1,0.5,0.25.  [default: its own]")
 @click.option("--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed runs of each contender.")
+@click.option("--training", is_flag=True, help="Time a step of training instead: forward, backward, update.")
 @json_option
 def command(
     artefacts: tuple[Path, ...],
@@ -46,6 +47,7 @@ def command(
     batch: str,
     ratio: str,
     rounds: int,
+    training: bool,
     as_json: bool,
 ) -> None:
     """Time ARTEFACTS side by side: contenders take turns, medians and paired ratios are printed.
@@ -54,6 +56,7 @@ def command(
 
     \b
     spt-deploy bench swin_t.onnx spt_t.onnx --ratio 1,0.5,0.25,0.1
+    spt-deploy bench swin_t.pt spt_t.pt --training --batch 8 --ratio 0.25
     """
     from spt_deploy.cli.console import status
     from spt_deploy.workflows.bench import bench
@@ -65,6 +68,7 @@ def command(
         batches=_numbers(batch, int, "--batch"),
         ratios=_numbers(ratio, float, "--ratio"),
         rounds=rounds,
+        training=training,
         status=status,
     )
     if as_json:

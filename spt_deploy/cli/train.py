@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     "--freeze", type=int, default=0, show_default=True, help="Stages, from the first, that keep their weights."
 )
 @click.option(
+    "--flip", type=float, default=0.5, show_default=True, help="Share of images mirrored; 0 for digits and text."
+)
+@click.option(
     "--mosaic",
     type=float,
     default=0.0,

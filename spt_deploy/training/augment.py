@@ -39,9 +39,9 @@ class Augmentation:
     mosaic: float = 0.0
 
     @classmethod
-    def for_task(cls, task: Task, mosaic: float = 0.0) -> Augmentation:
+    def for_task(cls, task: Task, flip: float = 0.5, mosaic: float = 0.0) -> Augmentation:
         """The default of a task: objects to be found come in more sizes than images to be named."""
-        return cls(window=(0.67, 1.6), mosaic=mosaic) if task == "detect" else cls()
+        return cls(flip, window=(0.67, 1.6), mosaic=mosaic) if task == "detect" else cls(flip)
 
 
 class Crop(NamedTuple):

@@ -22,7 +22,7 @@ class TrainConfig:
         data: folder of the data set.
         format: of the data set; None looks at the folder (see `formats.py`).
         out: folder of the run; made if need be.
-        task: what is learnt; ``classify`` so far.
+        task: what is learnt: ``classify``, ``multilabel`` or ``detect``.
         model: name of the variant, ``spt_t`` and the like.
         init: checkpoint to start from; None starts from random weights.
         epochs: passes over the training images.
@@ -33,6 +33,8 @@ class TrainConfig:
         gate_lr_scale: the gates learn this many times faster. They start at a bias of +4 and must come below the
             threshold's -4.6 on background: with the learning rate of the other weights that takes longer than a small
             fine-tune lasts.
+        flip: share of the training images that are mirrored, left for right, in [0, 1]; 0 where a mirror image is
+            something else, as with digits and text.
         mosaic: share of the training images that are put together with three others, in [0, 1]; for ``detect``.
         alpha: weight of the select loss; 0 leaves it out.
         threshold: of the sigmoid score, in (0, 1); a token above it is kept.
@@ -69,6 +71,7 @@ class TrainConfig:
     accumulate: int = 1
     lr: float = 5e-4
     gate_lr_scale: float = 10.0
+    flip: float = 0.5
     mosaic: float = 0.0
     alpha: float = 0.01
     threshold: float = 0.01
@@ -109,6 +112,7 @@ class TrainConfig:
         _require("freeze", self.freeze, self.freeze in range(5), "a number of stages from 0 to 4")
         _require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
         _require("workers", self.workers, self.workers is None or self.workers >= 0, "a whole number from 0")
+        _require("flip", self.flip, 0 <= self.flip <= 1, "a share of the images from 0 to 1")
         _require("mosaic", self.mosaic, 0 <= self.mosaic <= 1, "a share of the images from 0 to 1")
         if self.mosaic and self.task != "detect":
             raise UsageError(

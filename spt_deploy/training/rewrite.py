@@ -61,8 +61,9 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """
     import cv2
 
+    is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")  # other encoders warn of an option they do not know
     try:
-        is_done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        is_done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else [])
     except cv2.error as error:
         raise InputError(f"{path} cannot be encoded as {path.suffix}: {error.err}") from error
     if not is_done:

@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from spt_deploy import __version__
 from spt_deploy.bench import Timing, take_turns
-from spt_deploy.config import ModelConfig
-from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
-from spt_deploy.model.complexity import complexity, kept_tokens
+from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind
 from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.bench_work import forced_mask, gmacs, one_size
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def bench(
     batches: Sequence[int] = (1, 8),
     ratios: Sequence[float] = (),
     rounds: int = 20,
+    training: bool = False,
     status: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
     """Time artefacts on random images, contenders taking turns.
@@ -83,6 +83,7 @@ def bench(
         ratios: shares of kept tokens in (0, 1] to force on models with SPA blocks; empty leaves them their own
             selection, which on random images says little about real ones.
         rounds: timed, of each batch size.
+        training: time a step of training instead (forward, backward, update), of checkpoints in PyTorch.
         status: hears what is being done.
 
     Raises:
@@ -95,20 +96,26 @@ def bench(
     if any(size < 1 for size in batches):
         raise UsageError(f"batches are {', '.join(map(str, batches))}; expected positive numbers")
     paths = list(artefacts)
+    if training and not ratios:
+        raise UsageError("a training step draws its selection at random; give the shares to force with --ratio")
+    if training and (runtimes or any(artefact_kind(path) != "checkpoint" for path in paths)):
+        raise UsageError("training is timed of checkpoints, in PyTorch; name checkpoints only, and no runtime")
     if not paths:
-        found = find_artefact(None, ("onnx", "checkpoint"))
+        found = find_artefact(None, ("checkpoint",) if training else ("onnx", "checkpoint"))
         status(found.why)
         paths = [found.path]
     rows: list[BenchRow] = []
     with ExitStack() as stack:
-        runners = [stack.enter_context(r) for path in paths for r in _runners(path, runtimes, device)]
-        sizes = {runner.facts.preprocessing.size for runner in runners}
-        if len(sizes) > 1:
-            named = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
-            raise InputError(f"the artefacts take images of different sizes ({named}); export them at one size")
+        runners = [] if training else [stack.enter_context(r) for p in paths for r in _runners(p, runtimes, device)]
         for batch in batches:
-            images = np.random.default_rng(0).standard_normal((batch, 3, *sizes.copy().pop()), dtype=np.float32)
-            contenders, about = _contenders(runners, images, ratios)
+            if training:
+                from spt_deploy.workflows.bench_training import training_contenders
+
+                contenders, about = training_contenders(paths, batch, ratios, device)
+            else:
+                size = one_size([runner.facts.preprocessing.size for runner in runners])
+                images = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
+                contenders, about = _contenders(runners, images, ratios)
             status(f"batch {batch}: {len(contenders)} contenders, {rounds} rounds")
             for timing in take_turns(contenders, images=batch, rounds=rounds):
                 rows.append(BenchRow(timing, batch, *about[timing.name]))
@@ -126,34 +133,22 @@ def _contenders(
         if not config.backbone.spa_blocks:
             name = label_of(runner)
             runs[name] = lambda runner=runner: runner.infer(images)  # type: ignore[misc]
-            about[name] = (None, _gmacs(config, size, ()))
+            about[name] = (None, gmacs(config, size, ()))
         elif not ratios:
             name = f"{label_of(runner)}, its own selection"
             runs[name] = lambda runner=runner: runner.infer(images)  # type: ignore[misc]
             kept = [float(k) for k in runner.infer(images)["select_ratio"].mean(0)]
-            about[name] = (float(np.mean(kept)), _gmacs(config, size, kept))
+            about[name] = (float(np.mean(kept)), gmacs(config, size, kept))
         else:
             probe = open_probe(runner)
             tokens = [score.shape[1] for score in probe.run(images).scores]
             for ratio in ratios:
-                masks = [_mask(len(images), count, ratio) for count in tokens]
+                masks = [forced_mask(len(images), count, ratio) for count in tokens]
                 name = f"{label_of(runner)}, {ratio:.0%} kept"
                 runs[name] = lambda probe=probe, masks=masks: probe.run(images, masks)  # type: ignore[misc]
                 exact = [float(mask.mean()) for mask in masks]
-                about[name] = (float(np.mean(exact)), _gmacs(config, size, exact))
+                about[name] = (float(np.mean(exact)), gmacs(config, size, exact))
     return runs, about
-
-
-def _gmacs(config: ModelConfig, size: tuple[int, int], select_ratio: Sequence[float]) -> float:
-    """Of one image; ``select_ratio`` of each SPA block, none for a model without."""
-    kept = kept_tokens(config.backbone, size, select_ratio) if select_ratio else ()
-    return complexity(config, size, kept).total.macs / 1e9
-
-
-def _mask(batch: int, tokens: int, ratio: float) -> npt.NDArray[np.bool_]:
-    """The same number of tokens kept in each image, at random places."""
-    order = np.random.default_rng(tokens).random((batch, tokens)).argsort(1)
-    return np.asarray(order < max(1, round(ratio * tokens)))
 
 
 def _runners(path: Path, runtimes: Sequence[str], device: str) -> list[Runner]:

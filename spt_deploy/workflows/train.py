@@ -228,7 +228,7 @@ def _loaders(
         workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
     cache = CACHE_BYTES // (2 * max(1, workers))  # two splits, each in every worker
     both: dict[str, Any] = {"classes": len(data.class_names), "cache_bytes": cache}
-    augmentation = Augmentation.for_task(config.task, config.mosaic)
+    augmentation = Augmentation.for_task(config.task, config.flip, config.mosaic)
     train = Samples(data.train, preprocessing, augment_seed=config.seed, augmentation=augmentation, **both)
     val = Samples(data.val, preprocessing, **both)
 

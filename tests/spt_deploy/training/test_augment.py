@@ -46,6 +46,18 @@ def test_a_label_mask_covers_the_square_in_the_models_input(seed: int) -> None:
     assert mask.sum() <= 1.3 * bright.sum()  # and not much more: one pixel of blur on each side
 
 
+def test_an_image_is_mirrored_as_often_as_flip_says() -> None:
+    left = scene(0, 20, 20)
+
+    def mirrored(share: float) -> int:
+        how = Augmentation(share, window=(1.0, 1.0), aspect=0.0)
+        after = [augment(left, how, np.random.default_rng(seed)) for seed in range(40)]
+        return sum(bool(one.boxes[0, 0] > WIDTH / 2) for one in after)
+
+    assert (mirrored(0.0), mirrored(1.0)) == (0, 40)
+    assert 10 < mirrored(0.5) < 30
+
+
 def test_flipping_twice_is_nothing() -> None:
     once = scene(10, 20, 15)
     again = flip(flip(once))

@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from spt_deploy.cli import main
+from spt_deploy.config import Task
 from spt_deploy.errors import InputError, UsageError
+from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.preprocess import Preprocessing
 from spt_deploy.workflows.bench import bench
+from spt_deploy.workflows.bench_training import training_step
 from tests.exported import Exported, make_exported
+from tests.spt_deploy.model.models import make_model
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +63,34 @@ def test_values_out_of_range_are_refused(made: Exported) -> None:
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "one"])
     assert result.exit_code == 2
     assert "expected numbers with commas" in result.stderr
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_training_times_a_step_of_each_checkpoint_at_forced_ratios(tmp_path: Path, task: Task) -> None:
+    paths = []
+    for name in ("swin_micro", "spt_micro"):
+        paths.append(tmp_path / f"{name}.pt")
+        save_checkpoint(paths[-1], make_model(name, task=task), Preprocessing.for_task(task, (64, 64)))
+    report = bench(paths, batches=[2], ratios=[0.25], rounds=2, training=True)
+    assert [(row.timing.name, row.select_ratio) for row in report.rows] == [
+        ("swin_micro.pt (training, torch cpu)", None),
+        ("spt_micro.pt (training, torch cpu), 25% kept", 0.25),
+    ]
+    assert report.rows[1].gmacs < report.rows[0].gmacs
+
+
+def test_training_is_timed_of_checkpoints_at_forced_ratios_only(made: Exported) -> None:
+    with pytest.raises(UsageError, match="name checkpoints only"):
+        bench([made.onnx], ratios=[0.5], training=True)
+    with pytest.raises(UsageError, match="--ratio"):
+        bench([made.checkpoint], training=True)
+
+
+def test_a_step_of_training_changes_the_weights_and_drops_what_was_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "spt_micro.pt"
+    save_checkpoint(path, make_model("spt_micro"), Preprocessing.for_task("classify", (64, 64)))
+    step = training_step(path, 2, torch.device("cpu"))
+    losses = [step.run([torch.ones(2, count, dtype=torch.bool) for count in step.tokens()]) for _ in range(30)]
+    assert losses[-1] < losses[0]
+    nothing = step.run([torch.zeros(2, count, dtype=torch.bool) for count in step.tokens()])
+    assert nothing != pytest.approx(losses[-1])

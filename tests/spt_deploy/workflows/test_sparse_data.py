@@ -15,6 +15,7 @@ from spt_deploy.cli import main
 from spt_deploy.cli.data import FORMAT_NAMES
 from spt_deploy.errors import InputError, OutputError, UsageError
 from spt_deploy.training.formats import FORMATS, read_data
+from spt_deploy.training.rewrite import place_padded
 from spt_deploy.workflows.sparse_data import make_padded, make_sparse, object_ratio
 from tests.spt_deploy.training.data_formats import HEIGHT, WIDTH, Picture, make_truth, write_bdd, write_coco, write_voc
 from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
@@ -112,6 +113,16 @@ def test_in_a_padded_image_folder_without_boxes_the_image_is_the_object(tmp_path
         assert record.objects is not None
         assert record.objects.boxes.tolist() == [[0, 0, SIZE, SIZE]]
         assert object_ratio(record) == 0.25
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_padding_an_image_says_nothing_on_stderr(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / f"image{suffix}"), np.full((8, 8, 3), 200, dtype=np.uint8))
+    place_padded(tmp_path / f"image{suffix}", tmp_path / f"padded{suffix}")
+    assert capfd.readouterr() == ("", "")  # OpenCV warns there of an option that an encoder does not know
+    assert cv2.imread(str(tmp_path / f"padded{suffix}")).shape == (16, 16, 3)
 
 
 def test_tiny_imagenets_flat_val_stays_flat(tmp_path: Path) -> None:
