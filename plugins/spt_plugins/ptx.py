@@ -8,6 +8,7 @@ taken off again; a kernel that does use one cannot be launched this way, and is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -115,14 +116,25 @@ def _compile(variant: Variant, arch: int) -> CompiledKernel:
         compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     types = tuple(_PTX_OF_INTEGER.get(signature[name], "u64") for name in own)
     metadata = compiled.metadata
+    name, ptx = rename_entry(metadata.name, strip_hidden_parameters(compiled.asm["ptx"], types))
     return CompiledKernel(
-        name=metadata.name,
-        ptx=strip_hidden_parameters(compiled.asm["ptx"], types),
+        name=name,
+        ptx=ptx,
         arch=arch,
         threads=32 * metadata.num_warps,
         shared_memory=metadata.shared,
         parameters=types,
     )
+
+
+def rename_entry(name: str, ptx: str) -> tuple[str, str]:
+    """Give an entry a name that no other PTX has: an engine holds many forms of one kernel.
+
+    Returns:
+        The new name, and the PTX with it.
+    """
+    unique = f"{name}_{hashlib.sha256(ptx.encode()).hexdigest()[:8]}"
+    return unique, re.sub(rf"\b{name}(?=_param_|\b)", unique, ptx)
 
 
 def strip_hidden_parameters(ptx: str, types: tuple[str, ...]) -> str:
