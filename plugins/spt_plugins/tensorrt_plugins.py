@@ -21,6 +21,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from spt_deploy.config import HEAD_DIM, PACKINGS
 from spt_deploy.errors import RuntimeMissingError, UsageError
 
 NAMESPACE = "spt"
@@ -175,7 +176,7 @@ def _define(trt: Any) -> None:
         _expect("PackedAttention", INT64=[token_of_slot, cu_seqlens])
         _expect_float("PackedAttention", dtypes, qkv)
         _expect_float("PackedAttention", dtypes, bias_table)
-        return trtp.from_shape_expr((qkv.shape_expr[0], heads * _head_dim()), qkv.dtype)
+        return trtp.from_shape_expr((qkv.shape_expr[0], heads * HEAD_DIM), qkv.dtype)
 
     @implemented("PackedAttention")
     def _(
@@ -251,12 +252,6 @@ def _define(trt: Any) -> None:
         return tune(o, token_of_slot, slot_of_token, residual, weight, bias, *outputs)
 
 
-def _head_dim() -> int:
-    from spt_plugins.checks import HEAD_DIM
-
-    return HEAD_DIM
-
-
 def _usual(descriptor: Any) -> tuple[int, ...]:
     """The shape of a tensor as numbers: the optimum of the profile where it is dynamic."""
     shape = descriptor.shape
@@ -288,10 +283,7 @@ def _check_attributes(
     qkv_width: int, table: tuple[int, ...], heads: int, window: int, tokens: int, width: int, packing: str
 ) -> None:
     """Attributes reach the implementation by position alone; a mix-up must not become a wrong answer."""
-    from spt_plugins import checks
-    from spt_plugins.packed_attention import PACKINGS
-
-    wanted = (3 * checks.HEAD_DIM * heads, ((2 * window - 1) ** 2, heads))
+    wanted = (3 * HEAD_DIM * heads, ((2 * window - 1) ** 2, heads))
     if (qkv_width, table) != wanted or width < 1 or tokens % width or packing not in PACKINGS:
         raise UsageError(
             f"PackedAttention got heads={heads}, window={window}, tokens={tokens}, width={width}, packing={packing!r} "
