@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 # One block or operation, against the same arithmetic in another order.
-BLOCK = {torch.float64: 1e-10, torch.float32: 1e-6, torch.bfloat16: 2e-2}
+BLOCK = {torch.float64: 1e-10, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+# One kernel on a GPU: sums of a thousand products, and an exp2 that is good to some units in the last place.
+KERNEL = {**BLOCK, torch.float32: 1e-5}
 # A whole model, whose blocks add up their roundings.
-MODEL = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-1}
+MODEL = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 # Coordinates of boxes in pixels: a point less a distance, of which little may be left.
 PIXELS = 1e-3
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spt_deploy.config import HEAD_DIM
 from spt_deploy.errors import UsageError
 from spt_plugins.variant import FLOAT_TYPES
 
-HEAD_DIM = 32
 MAX_CHANNELS = 1024
 MAX_WINDOW = 8
 # Slots are counted in int32, and the last tile reaches past their number.
@@ -52,6 +52,14 @@ def channels(count: int) -> int:
             "choose such a width, or run the model on the CPU."
         )
     return count
+
+
+def one_device(**tensors: Tensor) -> None:
+    """All ``tensors`` must lie on one device: a kernel cannot follow a pointer to another."""
+    (first, leader), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != leader.device:
+            raise UsageError(f"{name} is on {tensor.device}, but {first} is on {leader.device}: move one to the other.")
 
 
 def slots(count: int) -> int:

@@ -22,11 +22,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from spt_deploy.config import HEAD_DIM, PACKINGS
 from spt_deploy.errors import UsageError
 from spt_plugins import checks
 from spt_plugins.variant import CeilDiv, Variant, cdiv, next_power_of_two, pointer
-
-PACKINGS = ("per-image", "batch")
 
 
 @triton.jit(do_not_specialize=["slots", "tokens", "width"])
@@ -46,8 +45,8 @@ def packed_attention_kernel(
     UNSEEN_PAIR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    HEAD_DIM: tl.constexpr = 32
-    CHANNELS: tl.constexpr = HEADS * HEAD_DIM
+    DIM: tl.constexpr = 32  # of a head
+    CHANNELS: tl.constexpr = HEADS * DIM
     LENGTH: tl.constexpr = WINDOW * WINDOW
     REACH: tl.constexpr = WINDOW - 1
     LOG2_E: tl.constexpr = 1.4426950408889634
@@ -91,7 +90,7 @@ def packed_attention_kernel(
             bias = (pair >> (16 * index)).to(tl.uint16).to(bias_table.dtype.element_ty, bitcast=True)
         else:
             bias = tl.load(bias_table + entry + index, mask=sees, other=float("-inf"))
-        column = (first_head + index) * HEAD_DIM + tl.arange(0, HEAD_DIM)
+        column = (first_head + index) * DIM + tl.arange(0, DIM)
         source = qkv + slot[:, None] * (3 * CHANNELS) + column[None, :]
         q = tl.load(source, mask=filled[:, None], other=0.0)
         k = tl.load(source + CHANNELS, mask=filled[:, None], other=0.0)
@@ -191,10 +190,11 @@ def packed_attention(
     Raises:
         UsageError: a size, shape, dtype or the packing is another.
     """
+    checks.one_device(qkv=qkv, token_of_slot=token_of_slot, cu_seqlens=cu_seqlens, bias_table=bias_table)
     checks.dimensions("qkv", qkv, 2)
     dtype = checks.float_dtype("qkv", qkv)
     bias_dtype = checks.float_dtype("bias_table", bias_table)
-    channels = checks.channels(heads * checks.HEAD_DIM)
+    channels = checks.channels(heads * HEAD_DIM)
     slots = checks.slots(token_of_slot.shape[0])
     checks.shape("qkv", qkv, (slots, 3 * channels))
     for name, index in (("token_of_slot", token_of_slot), ("cu_seqlens", cu_seqlens)):

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spt_plugins import checks, tiles
-from spt_plugins.tiles import grouped_tile
+from spt_plugins.tiles import Tile, grouped_tile
 from spt_plugins.variant import CeilDiv, Variant, cdiv, pointer
 
 
@@ -65,9 +65,17 @@ def packed_qkv_kernel(
     tl.store(target, total.to(qkv.dtype.element_ty), mask=(token >= 0)[:, None] & inside[None, :])
 
 
-def variant(dtype: torch.dtype, channels: int, slots: int) -> Variant:
-    """The form for ``channels`` channels of ``dtype`` and lists of about ``slots`` slots; right for any number."""
-    tile = tiles.choose(dtype, channels, 3 * channels, slots)
+def variant(dtype: torch.dtype, channels: int, slots: int, tile: Tile | None = None) -> Variant:
+    """The form for one width.
+
+    Args:
+        dtype: of h, weight, bias and qkv.
+        channels: C.
+        slots: about how many slots the list has; right for any number.
+        tile: chosen by ``slots`` unless given.
+    """
+    tile = tile or tiles.choose(dtype, 3 * channels, slots)
+    depth = min(tile.depth, tiles.largest_power_of_two_in(channels))
     return Variant(
         kernel=packed_qkv_kernel,
         signature={
@@ -88,7 +96,7 @@ def variant(dtype: torch.dtype, channels: int, slots: int) -> Variant:
             "CHANNELS": channels,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.columns,
-            "BLOCK_K": tile.depth,
+            "BLOCK_K": depth,
             "GROUP": tiles.GROUP,
         },
         num_warps=tile.num_warps,
@@ -119,6 +127,7 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
     Raises:
         UsageError: a shape or dtype is another.
     """
+    checks.one_device(h=h, gate=gate, token_of_slot=token_of_slot, weight=weight, bias=bias)
     checks.dimensions("h", h, 3)
     dtype = checks.float_dtype("h", h)
     channels = checks.channels(h.shape[2])

@@ -128,7 +128,7 @@ def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Ten
     Args:
         logits: B x N float32, the score before the sigmoid; NaN is dropped.
         order: N int64, a permutation of the tokens.
-        threshold: scalar float32, on the same scale as ``logits``.
+        threshold: scalar, on the same scale as ``logits``; float32, or what a model's conversion made of it.
 
     Returns:
         token_of_slot: B*N int64, ``b * N + n`` of each kept token, -1 past the last.
@@ -138,11 +138,12 @@ def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Ten
     Raises:
         UsageError: a shape or dtype is another.
     """
+    checks.one_device(logits=logits, order=order, threshold=threshold)
     checks.dimensions("logits", logits, 2)
     images, tokens = logits.shape
     checks.same_dtype("logits", logits, torch.float32)
     checks.same_dtype("order", order, torch.int64)
-    checks.same_dtype("threshold", threshold, torch.float32)
+    checks.float_dtype("threshold", threshold)
     checks.shape("order", order, (tokens,))
     checks.shape("threshold", threshold, ())
     checks.slots(images * tokens)
@@ -152,7 +153,7 @@ def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Ten
     if not logits.numel():  # no program would write it
         return token_of_slot, slot_of_token, cu_seqlens.zero_()
     form = variant(tokens)
-    inputs = logits.contiguous(), order.contiguous(), threshold
+    inputs = logits.contiguous(), order.contiguous(), threshold.float()
     outputs = token_of_slot, slot_of_token, cu_seqlens
     form.launch(grid(form, images, tokens), *inputs, images, tokens, *outputs)
     return outputs

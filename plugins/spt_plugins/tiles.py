@@ -8,15 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
-from spt_plugins.variant import next_power_of_two
-
 
 class Tile(NamedTuple):
     """The part of a product that one program computes, and how."""
 
     rows: int
     columns: int
-    depth: int  # of the inner dimension, at a time
+    depth: int  # of the inner dimension, at a time; less where it does not divide the channels
     num_warps: int
     num_stages: int
 
@@ -33,21 +31,16 @@ ENOUGH = 128
 GROUP = 8
 
 
-def choose(dtype: torch.dtype, inner: int, columns: int, rows: int) -> Tile:
-    """Tile shape for rows x inner times inner x columns; ``rows`` counts what may be computed at most."""
-    large, small = LARGE[dtype.itemsize], SMALL[dtype.itemsize]
-    tile = large if -(-rows // large.rows) * -(-columns // large.columns) >= ENOUGH else small
-    return tile._replace(depth=min(tile.depth, largest_power_of_two_in(inner)))
+def choose(dtype: torch.dtype, columns: int, rows: int) -> Tile:
+    """Tile shape for a product of ``rows`` x ``columns``; ``rows`` counts what may be computed at most."""
+    large = LARGE[dtype.itemsize]
+    programs = -(-rows // large.rows) * -(-columns // large.columns)
+    return large if programs >= ENOUGH else SMALL[dtype.itemsize]
 
 
 def largest_power_of_two_in(n: int) -> int:
     """The largest power of two that divides ``n``."""
     return n & -n
-
-
-def chunk(channels: int) -> int:
-    """Channels that a copying program moves at once: a power of two that divides ``channels``."""
-    return min(128, largest_power_of_two_in(channels), next_power_of_two(channels))
 
 
 @triton.jit

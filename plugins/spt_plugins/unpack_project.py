@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spt_plugins import checks, tiles
-from spt_plugins.tiles import grouped_tile
+from spt_plugins.tiles import Tile, grouped_tile
 from spt_plugins.variant import CeilDiv, Variant, cdiv, pointer
 
 
@@ -88,10 +88,17 @@ def unpack_project_kernel(
     tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
-COPY = 32  # tokens of a copying program: with 128 channels at a time, 4 loads of 16 bytes a thread in flight
+# Tokens of a copying program, and channels that it moves at a time, at most.
+COPY, CHUNK = 32, 128
 
 
-def variant(dtype: torch.dtype, channels: int, slots: int, residual_dtype: torch.dtype | None = None) -> Variant:
+def variant(
+    dtype: torch.dtype,
+    channels: int,
+    slots: int,
+    residual_dtype: torch.dtype | None = None,
+    tile: Tile | None = None,
+) -> Variant:
     """The form for one width.
 
     Args:
@@ -99,8 +106,10 @@ def variant(dtype: torch.dtype, channels: int, slots: int, residual_dtype: torch
         channels: C.
         slots: about how many slots the list has; right for any number.
         residual_dtype: of the residual and the output; ``dtype`` unless given.
+        tile: chosen by ``slots`` unless given.
     """
-    tile = tiles.choose(dtype, channels, channels, slots)
+    tile = tile or tiles.choose(dtype, channels, slots)
+    depth = min(tile.depth, tiles.largest_power_of_two_in(channels))
     return Variant(
         kernel=unpack_project_kernel,
         signature={
@@ -125,10 +134,10 @@ def variant(dtype: torch.dtype, channels: int, slots: int, residual_dtype: torch
             "CHANNELS": channels,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.columns,
-            "BLOCK_K": tile.depth,
+            "BLOCK_K": depth,
             "GROUP": tiles.GROUP,
             "COPY": COPY,
-            "CHUNK": tiles.chunk(channels),
+            "CHUNK": min(CHUNK, tiles.largest_power_of_two_in(channels)),
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -161,6 +170,8 @@ def unpack_project(
     Raises:
         UsageError: a shape or dtype is another.
     """
+    lists = {"token_of_slot": token_of_slot, "slot_of_token": slot_of_token}
+    checks.one_device(o=o, residual=residual, weight=weight, bias=bias, **lists)
     checks.dimensions("residual", residual, 3)
     dtype = checks.float_dtype("o", o)
     residual_dtype = checks.float_dtype("residual", residual)
@@ -171,7 +182,7 @@ def unpack_project(
     checks.slots(images * tokens)
     checks.shape("o", o, (slots, channels))
     checks.shape("slot_of_token", slot_of_token, (images, tokens))
-    for name, index in (("token_of_slot", token_of_slot), ("slot_of_token", slot_of_token)):
+    for name, index in lists.items():
         checks.same_dtype(name, index, torch.int64)
     for name, parameter, sizes in (("weight", weight, (channels, channels)), ("bias", bias, (channels,))):
         checks.same_dtype(name, parameter, dtype)
