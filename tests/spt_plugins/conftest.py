@@ -1,12 +1,7 @@
-"""Kernels run on the GPU where there is one, and in Triton's interpreter where there is none.
-
-Triton decides between the two when it is imported, so the choice is made here, before any test module is.
-"""
+"""Kernels run on the GPU where there is one, and in Triton's interpreter where there is none (`tests/conftest.py`)."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -17,9 +12,6 @@ import torch
 collect_ignore_glob = [] if find_spec("triton") is not None else ["test_kernels_*.py"]
 
 if not torch.cuda.is_available() and find_spec("triton") is not None:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise pytest.UsageError("triton was imported without its interpreter: run pytest with TRITON_INTERPRET=1")
-    os.environ["TRITON_INTERPRET"] = "1"
     from tests.spt_plugins import interpreter
 
     interpreter.mend_bfloat16()
