@@ -56,6 +56,16 @@ class BackboneOutput:
         return torch.stack([k.flatten(1).float().mean(1) for k in self.kept], dim=1)
 
     @property
+    def token_weights(self) -> Tensor | None:
+        """How much each token of stage 4 has been heard: its gate in the last block, 0 where that dropped it.
+
+        B x H/32 x W/32 float32; None where stage 4 selects nothing.
+        """
+        if 4 not in self.spa_stages:
+            return None
+        return self.scores[-1].sigmoid() * self.kept[-1]
+
+    @property
     def selection(self) -> Tensor:
         """Share of SPA blocks that kept each token of stage 3, B x H/16 x W/16 float32; others are scaled to it."""
         height, width = self.tokens[2].shape[1:3]

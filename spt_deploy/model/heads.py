@@ -1,6 +1,6 @@
 """The small heads that turn backbone features into the outputs of a task.
 
-* `LabelHead`: classify and multilabel; LayerNorm, mean over tokens, Linear.
+* `LabelHead`: classify and multilabel; LayerNorm, mean over the selected tokens by their gates, Linear.
 * `DetectHead`: a feature pyramid and an anchor-free one-stage head, decoded to the K best boxes.
 """
 
@@ -22,7 +22,13 @@ PRIOR_SCORE = 0.01  # initial score of every class, so that background does not 
 
 
 class LabelHead(nn.Module):
-    """One logit a class from the last stage; softmax or sigmoid is the caller's."""
+    """One logit a class from the last stage; softmax or sigmoid is the caller's.
+
+    The mean is weighted by the last block's gates, and dropped tokens have no weight: they have seen no other token,
+    so they say nothing of the object and dilute what the kept ones say. In a model that begins from Swin weights all
+    gates are equal and it is Swin's plain mean, as it is where no token is kept. A token that is kept by a hair hardly
+    counts, so the answer does not jump where a score crosses the threshold.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -32,9 +38,25 @@ class LabelHead(nn.Module):
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, tokens: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """``tokens`` of the four stages, each B x h x w x C; ``logits`` B x classes out."""
-        return {"logits": self.fc(self.norm(tokens[3]).flatten(1, 2).mean(1))}
+    def forward(self, tokens: tuple[Tensor, ...], weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Pool and classify.
+
+        Args:
+            tokens: of the four stages, each B x h x w x C.
+            weights: of the last stage's tokens, B x h x w float32, see ``BackboneOutput.token_weights``; None weighs
+                all the same.
+
+        Returns:
+            ``logits`` B x classes.
+        """
+        x = self.norm(tokens[3]).flatten(1, 2)
+        if weights is None:
+            return {"logits": self.fc(x.mean(1))}
+        weights = weights.flatten(1)
+        total = weights.sum(1, keepdim=True)
+        heard = total > 0
+        share = torch.where(heard, weights, 1.0) / torch.where(heard, total, float(weights.shape[1]))
+        return {"logits": self.fc((x * share.to(x.dtype)[..., None]).sum(1))}
 
 
 class DetectMaps(NamedTuple):

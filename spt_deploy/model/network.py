@@ -45,4 +45,4 @@ class SptModel(nn.Module):
         features = self.backbone(images, forced)
         if isinstance(self.head, DetectHead):
             return ModelOutput(self.head(features.tokens, (images.shape[2], images.shape[3])), features)
-        return ModelOutput(self.head(features.tokens), features)
+        return ModelOutput(self.head(features.tokens, features.token_weights), features)

@@ -84,3 +84,37 @@ def test_label_head_is_the_mean_over_normalised_tokens() -> None:
     last = output.features.tokens[3]
     mean = torch.stack([model.head.norm(image).flatten(0, 1).sum(0) / 6 for image in last])
     assert_close(output.task["logits"], model.head.fc(mean))
+
+
+@torch.no_grad()
+def test_label_head_weighs_tokens_by_the_last_gate_and_dropped_ones_by_nothing() -> None:
+    model = make_model()
+    size = images(2, 64, 96)
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.rand(kept.shape, generator=generator) < 0.5 for kept in model(size).features.kept]
+    output = model(size, masks)
+    features = output.features
+    weights = torch.where(masks[-1], features.scores[-1].sigmoid(), 0.0)
+    weights = weights / weights.sum((1, 2), keepdim=True)
+    pooled = torch.einsum("bhwc,bhw->bc", model.head.norm(features.tokens[3]), weights)
+    assert_close(output.task["logits"], model.head.fc(pooled))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("selector", ["threshold", "topk"])
+def test_where_nothing_is_kept_the_label_head_is_the_plain_mean(selector: str) -> None:
+    model = make_model(selector=selector)
+    size = images(2, 64, 96)
+    nothing = [torch.zeros_like(kept) for kept in model(size).features.kept]
+    output = model(size, nothing)
+    mean = model.head.norm(output.features.tokens[3]).flatten(1, 2).mean(1)
+    assert_close(output.task["logits"], model.head.fc(mean))
+
+
+@torch.no_grad()
+def test_gates_however_small_weigh_the_same_where_they_are_the_same() -> None:
+    model = make_model()
+    tokens = tuple(torch.randn(2, 3, 4, model.config.backbone.stage_width(4)) for _ in range(4))
+    plain = model.head(tokens)["logits"]
+    for gate in (1.0, 1e-3, 1e-30):
+        assert_close(model.head(tokens, torch.full((2, 3, 4), gate))["logits"], plain)
