@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.command("validate")
 @click.argument("artefacts", type=FILE, nargs=-1)
 @click.option("--data", type=FILE, help="Folder of images to compare on too, through the model's own preprocessing.")
+@click.option("--labels", type=FILE, help="Data set whose validation images are scored: AP, mAP or top-1.")
+@click.option("--format", help="Of --labels: coco, voc, bdd or folder.  [default: by looking at the folder]")
 @click.option(
     "--runtime",
     "runtimes",
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 def command(
     artefacts: tuple[Path, ...],
     data: Path | None,
+    labels: Path | None,
+    format: str | None,
     runtimes: tuple[str, ...],
     device: str,
     max_images: int,
@@ -40,16 +44,28 @@ def command(
 
     Inputs are random images, flat ones, selections forced to nothing and to everything, and those of --data. A token
     whose score lies on the threshold may fall on either side in two runtimes: that is told apart from an error by
-    comparing once more with the selection forced equal. Exit code 1 when something differs.
+    comparing once more with the selection forced equal. With --labels the task's metric must be the same too. Exit
+    code 1 when something differs.
 
     \b
-    spt-deploy validate runs/demo/best.pt runs/demo/best.onnx --data data/demo/val
+    spt-deploy validate runs/demo/best.pt runs/demo/best.onnx --data data/demo/val --labels data/demo
     """
     from spt_deploy.cli.console import status
-    from spt_deploy.errors import ResultError
+    from spt_deploy.errors import ResultError, UsageError
     from spt_deploy.workflows.validate import validate
 
-    report = validate(artefacts, data=data, runtimes=runtimes, device=device, max_images=max_images, status=status)
+    if format is not None and labels is None:
+        raise UsageError("--format says what --labels is; give both, or neither")
+    report = validate(
+        artefacts,
+        data=data,
+        labels=labels,
+        format=format,
+        runtimes=runtimes,
+        device=device,
+        max_images=max_images,
+        status=status,
+    )
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -57,6 +73,7 @@ def command(
     if not report.passed:
         bad = [pair.candidate for pair in report.pairs if not pair.passed]
         bad += [f"{check.artefact} (depends on its batch)" for check in report.independence if not check.passed]
+        bad += [f"{m.artefact} ({m.metric} {m.difference:+.4f})" for m in report.metrics if not m.passed]
         raise ResultError(f"parity failed for {', '.join(bad)}; the table above says where")
 
 
@@ -95,6 +112,19 @@ def _print(report: ValidateReport) -> None:
         worst = max(d.max_absolute for d in check.differences.values())
         promise = "" if check.promised else " (not promised: batch packing)"
         out.print(f"{_mark(check.passed)} {check.artefact}: max abs {worst:.1e}{promise}", soft_wrap=True)
+    if report.metrics:
+        out.print(_metric_table(report))
+
+
+def _metric_table(report: ValidateReport) -> object:
+    from rich.table import Table
+
+    names = list(report.metrics[0].values)
+    table = Table(f"{report.metrics[0].images} labelled images", *names, "difference", "")
+    for metric in report.metrics:
+        values = (f"{metric.values[name]:.4f}" for name in names)
+        table.add_row(metric.artefact, *values, f"{metric.difference:+.4f}", _mark(metric.passed))
+    return table
 
 
 def _selection_table(pair: PairReport) -> object:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from spt_deploy.errors import InputError
 from spt_deploy.model.network import ModelOutput
@@ -30,9 +31,20 @@ AP_CONF, AP_IOU = 0.001, 0.6
 class Meter(ABC):
     """A task's metrics over many batches."""
 
-    @abstractmethod
+    outputs: ClassVar[tuple[str, ...]] = ()  # of the model, that the meter looks at
+
     def update(self, output: ModelOutput, batch: Batch) -> None:
         """Add a batch and what the model said of it."""
+        self.add({name: _array(output.task[name]) for name in self.outputs}, batch)
+
+    @abstractmethod
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
+        """Add a batch and what a model in any runtime said of it.
+
+        Args:
+            arrays: the outputs by name, as an exported model gives them.
+            batch: of images as they are in their files, not augmented, if boxes are measured.
+        """
 
     @abstractmethod
     def result(self) -> dict[str, float]:
@@ -58,7 +70,7 @@ class Meter(ABC):
 class NoMeter(Meter):
     """Measures nothing: for training steps whose metric would cost as much as the step."""
 
-    def update(self, output: ModelOutput, batch: Batch) -> None:
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
         pass
 
     def result(self) -> dict[str, float]:
@@ -74,14 +86,15 @@ class NoMeter(Meter):
 class TopAccuracy(Meter):
     """``top1`` and ``top5``: shares of images whose class is the best, or among the five best."""
 
+    outputs = OUTPUTS_OF_TASK["classify"]
+
     def __init__(self) -> None:
         self._counts = np.zeros(3, dtype=np.int64)  # images, right at first, right among five
 
-    def update(self, output: ModelOutput, batch: Batch) -> None:
-        logits = output.task["logits"]
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        self._counts[0] += len(logits)
-        self._counts[1:] += torch.stack([best[:, 0].sum(), best.any(1).sum()]).cpu().numpy()
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
+        logits = torch.from_numpy(np.asarray(arrays["logits"]))
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.cpu()[:, None]
+        self._counts += (len(logits), int(best[:, 0].sum()), int(best.any(1).sum()))
 
     def result(self) -> dict[str, float]:
         images, top1, top5 = self._counts.tolist()
@@ -97,12 +110,14 @@ class TopAccuracy(Meter):
 class LabelPrecision(Meter):
     """``mAP``: average precision of each class over all images, mean over the classes that some image has."""
 
+    outputs = OUTPUTS_OF_TASK["multilabel"]
+
     def __init__(self) -> None:
         self._scores: list[npt.NDArray[np.float32]] = []  # logits, B x classes a batch
         self._present: list[npt.NDArray[np.bool_]] = []
 
-    def update(self, output: ModelOutput, batch: Batch) -> None:
-        self._scores.append(output.task["logits"].detach().float().cpu().numpy())
+    def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
+        self._scores.append(np.asarray(arrays["logits"], dtype=np.float32))
         self._present.append((batch.targets > 0).cpu().numpy())
 
     def result(self) -> dict[str, float]:
@@ -130,6 +145,8 @@ class LabelPrecision(Meter):
 class BoxPrecision(Meter):
     """COCO's ``AP``, ``AP50``, ``AP75``, ``APS``, ``APM`` and ``APL`` of boxes in source pixels (`box_ap`)."""
 
+    outputs = OUTPUTS_OF_TASK["detect"]
+
     def __init__(self, preprocessing: Preprocessing, records: Sequence[Record]) -> None:
         """See `BoxPrecision`.
 
@@ -142,16 +159,7 @@ class BoxPrecision(Meter):
         self._truth = {record.image_id: record.objects for record in records if record.objects is not None}
         self._found: dict[int, FoundObjects] = {}
 
-    def update(self, output: ModelOutput, batch: Batch) -> None:
-        self.add({name: output.task[name].cpu().numpy() for name in OUTPUTS_OF_TASK["detect"]}, batch)
-
     def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
-        """Add what a model in any runtime said of a batch.
-
-        Args:
-            arrays: ``boxes`` B x K x 4 xyxy in pixels of the input, ``scores`` B x K, ``labels`` B x K.
-            batch: of images as they are in their files, not augmented.
-        """
         for row, (image_id, size) in enumerate(zip(batch.image_ids, batch.source_sizes, strict=True)):
             if image_id not in self._truth:
                 continue
@@ -177,3 +185,9 @@ class BoxPrecision(Meter):
     def _scored(self) -> list[ScoredImage]:
         """By number, so that it does not matter which process saw which image, and when."""
         return [ScoredImage(self._truth[number], self._found[number]) for number in sorted(self._found)]
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """In NumPy, which has no bfloat16."""
+    tensor = tensor.detach()
+    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy())

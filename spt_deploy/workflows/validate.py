@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind
 from spt_deploy.runtimes.torch_runner import TorchRunner
 from spt_deploy.workflows.artefacts import find_artefact
 
+if TYPE_CHECKING:
+    from spt_deploy.workflows.task_metric import MetricReport
+
 COMPANY = 5  # images of the batch independence check
 
 
@@ -39,16 +42,20 @@ class ValidateReport:
         notes: artefacts that were taken without being named, runtimes that were left out.
         pairs: each candidate against the reference.
         independence: of each runner, whether an image's answer depends on its batch.
+        metrics: of each runner, what it scores on labelled images; empty where none were given.
     """
 
     notes: tuple[str, ...]
     pairs: tuple[PairReport, ...]
     independence: tuple[IndependenceReport, ...]
+    metrics: tuple[MetricReport, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Every pair agrees and every answer is the image's own."""
-        return all(pair.passed for pair in self.pairs) and all(check.passed for check in self.independence)
+        """Every pair agrees, every answer is the image's own, every metric is the reference's."""
+        checked: tuple[PairReport | IndependenceReport | MetricReport, ...]
+        checked = (*self.pairs, *self.independence, *self.metrics)
+        return all(part.passed for part in checked)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -57,6 +64,7 @@ class ValidateReport:
             "notes": list(self.notes),
             "pairs": [pair.to_dict() for pair in self.pairs],
             "batch_independence": [check.to_dict() for check in self.independence],
+            "metrics": [metric.to_dict() for metric in self.metrics],
         }
 
 
@@ -64,6 +72,8 @@ def validate(
     artefacts: Sequence[Path] = (),
     *,
     data: Path | None = None,
+    labels: Path | None = None,
+    format: str | None = None,
     runtimes: Sequence[str] = (),
     device: str = "cpu",
     max_images: int = 64,
@@ -75,6 +85,8 @@ def validate(
     Args:
         artefacts: checkpoints and ONNX files of one model; none takes the newest checkpoint and its ONNX file.
         data: a folder of images that go through the model's own preprocessing, beside the generated inputs.
+        labels: a data set on whose validation images the task's metric is taken of every artefact in every runtime.
+        format: of ``labels``; None looks at the folder.
         runtimes: only these of the runtimes that take an ONNX file; empty takes all that are installed.
         device: of torch and ONNX Runtime.
         max_images: of ``data``, evenly spread.
@@ -111,7 +123,13 @@ def validate(
         if data is not None:
             images = np.concatenate([images[:2], next(folder_cases(data, preprocessing, COMPANY - 2, COMPANY)).images])
         independence = [batch_independence(runner, images) for runner in runners]
-    return ValidateReport(tuple(notes), tuple(pairs), tuple(independence))
+        metrics: list[MetricReport] = []
+        if labels is not None:
+            from spt_deploy.workflows.task_metric import compare_metrics
+
+            status(f"measuring on the validation images of {labels}")
+            metrics = compare_metrics(runners, labels, format, batch)
+    return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 
 def _found(notes: list[str]) -> list[Path]:

@@ -1,0 +1,97 @@
+"""The task's own metric (AP, mAP, top-1) of any artefact in any runtime, on the validation images of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spt_deploy.errors import InputError
+from spt_deploy.parity.checks import label_of
+from spt_deploy.runtimes import Runner
+from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.dataset import DataSet, Samples
+from spt_deploy.training.formats import read_data
+from spt_deploy.training.loader import Loader
+from spt_deploy.training.tasks import make_task
+
+TOLERANCE = 0.002  # of a metric in [0, 1]: a few near ties in ten thousand, not a degraded model
+
+
+@dataclass(frozen=True)
+class MetricReport:
+    """What one artefact in one runtime scores.
+
+    Attributes:
+        artefact: it and its runtime.
+        images: that were measured.
+        metric: name of the task's chief metric: ``AP``, ``mAP`` or ``top1``.
+        values: all metrics by name, in [0, 1].
+        difference: of the chief metric from the reference's; 0 of the reference itself.
+    """
+
+    artefact: str
+    images: int
+    metric: str
+    values: dict[str, float]
+    difference: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the chief metric is the reference's, to ``TOLERANCE``."""
+        return abs(self.difference) <= TOLERANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def compare_metrics(runners: Sequence[Runner], folder: Path, format: str | None, batch: int) -> list[MetricReport]:
+    """Measure every runner on all validation images; the first is the reference.
+
+    Args:
+        runners: entered, of one model.
+        folder: of the data set.
+        format: of it; None looks.
+        batch: images a run.
+
+    Raises:
+        InputError: when the data set cannot be read or its classes are not the model's.
+        UsageError: when the format does not suit the model's task.
+    """
+    facts = runners[0].facts
+    data = read_data(folder, facts.model.task, format)
+    if data.class_names != facts.model.class_names:
+        raise InputError(
+            f"{folder} has the classes {_listed(data.class_names)} and the model {_listed(facts.model.class_names)}; "
+            "give the data set that it was trained for"
+        )
+    reports: list[MetricReport] = []
+    for runner in runners:
+        metric, images, values = _measure(runner, data, batch)
+        before = reports[0].values[metric] if reports else values[metric]
+        reports.append(MetricReport(label_of(runner), images, metric, values, values[metric] - before))
+    return reports
+
+
+def _measure(runner: Runner, data: DataSet, batch: int) -> tuple[str, int, dict[str, float]]:
+    """Name of the chief metric, images measured, all metrics."""
+    preprocessing = runner.facts.preprocessing
+    config = TrainConfig(Path(), Path(), task=runner.facts.model.task, imgsz=preprocessing.size)
+    task = make_task(config, data)
+    meter = task.meter()
+    loader = Loader(Samples(data.val, preprocessing, classes=len(data.class_names)), batch, workers=0)
+    images = 0
+    for part in loader.epoch(0):
+        if part.paths:
+            meter.add(runner.infer(part.images.numpy()), part)
+            images += len(part.paths)
+    if not images:
+        raise InputError(f"none of the {len(data.val)} validation images can be read")
+    return task.metric, images, meter.result()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown

@@ -1,0 +1,93 @@
+"""What an artefact scores on labelled images, in any runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from spt_deploy.cli import main
+from spt_deploy.config import BackboneConfig, ModelConfig, Task
+from spt_deploy.errors import InputError, UsageError
+from spt_deploy.images import read_image
+from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import SptModel
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.torch_runner import deployed_checkpoint
+from spt_deploy.training.formats import read_data
+from spt_deploy.workflows.task_metric import compare_metrics
+from spt_deploy.workflows.train import train
+from spt_export.exporter import to_onnx
+from tests.spt_deploy.model.models import randomise
+from tests.spt_deploy.training.data_formats import make_truth, write_coco
+from tests.spt_deploy.training.support import COLOURS, make_image_folder, tiny_config
+
+SIZE = (64, 64)
+
+
+def save(path: Path, task: Task = "classify", classes: tuple[str, ...] = tuple(COLOURS), seed: int = 0) -> Path:
+    """A checkpoint of random weights."""
+    model = SptModel(ModelConfig(BackboneConfig.from_name("spt_micro"), task, classes, head_width=16))
+    randomise(model, seed)
+    save_checkpoint(path, model, Preprocessing.for_task(task, SIZE))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_image_folder(tmp_path / "data")
+
+
+def test_top1_is_the_share_of_images_whose_class_is_the_best(folder: Path, tmp_path: Path) -> None:
+    right = images = 0
+    with open_runner(save(tmp_path / "model.pt")) as runner:
+        for label, name in enumerate(COLOURS):
+            for path in sorted((folder / "val" / name).glob("*.png")):
+                batch = runner.facts.preprocessing.apply(read_image(path))[None]
+                right += int(runner.infer(batch)["logits"].argmax()) == label
+                images += 1
+        (report,) = compare_metrics([runner], folder, None, batch=4)
+    assert (report.images, report.metric) == (images, "top1")
+    assert report.values["top1"] == pytest.approx(right / images)
+    assert report.passed
+
+
+def test_a_model_that_knows_less_does_not_pass(folder: Path, tmp_path: Path) -> None:
+    trained = train(tiny_config(folder, tmp_path / "run", epochs=3)).best
+    assert trained is not None
+    with open_runner(trained) as reference, open_runner(save(tmp_path / "random.pt")) as candidate:
+        known, unknown = compare_metrics([reference, candidate], folder, None, batch=8)
+    assert known.passed
+    assert unknown.difference < -0.1
+    assert not unknown.passed
+
+
+def test_a_detector_has_the_same_average_precision_in_pytorch_and_onnx_runtime(tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "data", make_truth(train=2, val=8))
+    path = save(tmp_path / "model.pt", "detect", read_data(data).class_names)
+    loaded = deployed_checkpoint(path, "per-image")
+    onnx.save(to_onnx(loaded.build(), loaded.facts), tmp_path / "model.onnx")
+    command = ["validate", str(path), str(tmp_path / "model.onnx"), "--runtime", "onnxruntime", "--labels", str(data)]
+    result = CliRunner().invoke(main, [*command, "--json"])
+    assert result.exit_code == 0, result.stderr
+    ours, theirs = json.loads(result.stdout)["metrics"]
+    assert (ours["images"], ours["metric"]) == (8, "AP")
+    assert theirs["values"] == pytest.approx(ours["values"], abs=1e-3)
+
+
+def test_a_data_set_of_other_classes_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    with (
+        open_runner(save(tmp_path / "model.pt", classes=("cat", "dog"))) as runner,
+        pytest.raises(InputError, match=r"has the classes blue, green, red and the model cat, dog"),
+    ):
+        compare_metrics([runner], folder, None, batch=2)
+
+
+def test_a_format_without_labels_is_bad_usage() -> None:
+    result = CliRunner().invoke(main, ["validate", "--format", "coco"])
+    assert result.exit_code == UsageError.exit_code
+    assert "give both, or neither" in result.stderr
