@@ -23,7 +23,7 @@ class Tile(NamedTuple):
 # 8.6, 8.9 and 12.0 have 99 KiB for a program. Float32 runs without tensor cores (TF32 would lose 13 bits), where small
 # tiles fit the registers.
 LARGE = {2: Tile(128, 128, 64, num_warps=8, num_stages=3), 4: Tile(64, 64, 16, num_warps=4, num_stages=3)}
-SMALL = {2: Tile(64, 64, 64, num_warps=4, num_stages=3), 4: Tile(32, 64, 16, num_warps=4, num_stages=3)}
+SMALL = {2: Tile(64, 64, 64, num_warps=4, num_stages=3), 4: Tile(32, 64, 16, num_warps=8, num_stages=3)}
 # Large tiles from so many large ones on: fewer would leave most of a GPU of 80 to 170 multiprocessors idle.
 ENOUGH = 128
 
