@@ -33,16 +33,16 @@ $(STAMP): pyproject.toml constraints.txt tools/ensure_cv2.py
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python examples/01_first_light/make_data.py data/demo
-	$(BIN)/spt-deploy train data/demo --task classify --model spt_micro --imgsz 160 --epochs 14 --batch 16 --alpha 1 --gate-lr-scale 30 --out $(DEMO)
+	$(BIN)/python examples/02_detect/make_data.py data/demo --val 150 --size 160
+	$(BIN)/spt-deploy train data/demo --task detect --model spt_micro --imgsz 128 --epochs 10 --batch 8 --lr 1e-3 --alpha 1 --overwrite --out $(DEMO)
 	$(BIN)/spt-deploy export $(DEMO)/best.pt
-	$(BIN)/spt-deploy validate $(DEMO)/best.pt $(DEMO)/best.onnx --data data/demo/val
+	$(BIN)/spt-deploy validate $(DEMO)/best.pt $(DEMO)/best.onnx --data data/demo/val --labels data/demo
 	$(BIN)/spt-deploy infer data/demo/demo.mp4 --model $(DEMO)/best.onnx --out $(DEMO)/infer
 	@echo
 	@echo 'The whole way, once:'
-	@echo '  $(DEMO)/metrics.jsonl             how training went, a line an epoch'
+	@echo '  $(DEMO)/report.md                 how training went, to be read first'
 	@echo '  $(DEMO)/best.onnx                 the model, one file for every runtime'
-	@echo '  $(DEMO)/infer/annotated.mp4       look at this: the class of each frame, and where attention was spent'
+	@echo '  $(DEMO)/infer/annotated.mp4       look at this: boxes on the moving objects, and where attention was spent'
 	@echo '  $(DEMO)/infer/predictions.jsonl   the same as numbers, a line a frame'
 	@echo '  $(DEMO)/infer/summary.json        frames, time of every stage'
 

@@ -1,9 +1,11 @@
-"""Make a small data set of sparse scenes for a detector, in COCO's format, from a seed, with NumPy and OpenCV.
+"""Make a small data set of sparse scenes for a detector, in COCO's format, and a video, from a seed.
 
     python make_data.py data/scenes
 
     data/scenes/{train,val}/0000.jpg ...                224x224 pixels, up to four objects each
     data/scenes/annotations/instances_{train,val}.json  a box and a polygon for every object
+    data/scenes/demo.mp4                                objects crossing, none at times, up to three at once; H.264
+    data/scenes/demo.txt                                what is in each frame: frame, class, x0, y0, x1, y1
 
 Crosses, disks, rings and squares as in example 01, whose look this script borrows. None hides a part
 of another, and about one scene in ten is empty. A polygon is the outer outline: a ring's hole counts as the ring.
@@ -15,10 +17,13 @@ import argparse
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +46,14 @@ IMAGE_SIZE = 224  # pixels, both sides
 OBJECTS = (0.1, 0.25, 0.3, 0.2, 0.15)  # share of scenes with 0, 1, 2, 3 and 4 objects
 BOX_SHARE = (0.008, 0.06)  # of a scene that one upright object's box covers
 GAP = 0.015  # of a scene's side, at least, between two objects
+VIDEO_SIZE = 448  # pixels, both sides
+FRAME_RATE = 25
+LANES = 3  # of the video: objects cross side by side, so that none hides another
+CROSSING, PAUSE = (50, 110), (10, 70)  # frames that an object of the video takes, and that its lane is empty after it
 _ATTEMPTS = 50  # to find a free place before an object is left out
+
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, half-open
 
 
 class Object(NamedTuple):
@@ -144,17 +156,90 @@ def write_split(folder: Path, split: str, images: int, seed: int, size: int = IM
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
+class _Crossing(NamedTuple):
+    """One object's way through the video: along a lane, from just outside to just outside."""
+
+    start: int  # frame
+    frames: int
+    shape: str
+    radius: float
+    spin: float  # radians in all
+    sway: float  # pixels to either side of the lane's middle
+    backwards: bool
+
+
+def _crossings(rng: np.random.Generator, frames: int) -> list[_Crossing]:
+    """Those of one lane."""
+    found: list[_Crossing] = []
+    start = int(rng.integers(*PAUSE)) - PAUSE[0]
+    while start < frames:
+        radius = float(np.sqrt(rng.uniform(*BOX_SHARE)) * VIDEO_SIZE / 2)
+        sway = max(0.0, VIDEO_SIZE / LANES / 2 - 1.25 * radius)
+        length = int(rng.integers(*CROSSING))
+        shape, spin = str(rng.choice(CLASSES)), float(rng.uniform(-np.pi, np.pi))
+        found.append(_Crossing(start, length, shape, radius, spin, float(rng.uniform(0, sway)), bool(rng.integers(2))))
+        start += length + int(rng.integers(*PAUSE))
+    return found
+
+
+def video_frames(frames: int, seed: int) -> Iterator[tuple[npt.NDArray[np.uint8], list[tuple[str, Box]]]]:
+    """Frames VIDEO_SIZE x VIDEO_SIZE x 3 uint8 BGR, with the class and box of every object in sight."""
+    rng = np.random.default_rng([seed, 2])
+    glide = frames // 2 + 1  # the camera glides: a still background would be too easy to look at
+    texture, colours = look.background(rng, VIDEO_SIZE + glide, VIDEO_SIZE + glide, unit=VIDEO_SIZE / look.IMAGE_SIZE)
+    lanes = [
+        [(crossing, look.object_colour(rng, crossing.shape, colours)) for crossing in _crossings(rng, frames)]
+        for _ in range(LANES)
+    ]
+    for frame in range(frames):
+        camera = frame // 2
+        canvas = texture[camera : camera + VIDEO_SIZE, camera : camera + VIDEO_SIZE].copy()
+        objects: list[tuple[str, Box]] = []
+        for lane, crossings in enumerate(lanes):
+            for crossing, colour in crossings:
+                progress = (frame - crossing.start) / crossing.frames
+                if not 0 <= progress <= 1:
+                    continue
+                outside = 1.25 * crossing.radius
+                x = -outside + (1 - progress if crossing.backwards else progress) * (VIDEO_SIZE + 2 * outside)
+                y = (lane + 0.5) * VIDEO_SIZE / LANES + crossing.sway * np.sin(2 * np.pi * progress)
+                angle = crossing.spin * progress
+                box = look.draw(canvas, crossing.shape, (x, y), crossing.radius, angle, colour)
+                if box is not None:
+                    objects.append((crossing.shape, box))
+        yield look.finished(canvas), objects
+
+
+def write_video(path: Path, frames: int, seed: int) -> None:
+    """Write the video and, beside it, what is in each of its frames (``.txt``)."""
+    lines = []
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "18"})
+        stream.width = stream.height = VIDEO_SIZE
+        stream.pix_fmt = "yuv420p"
+        for index, (image, objects) in enumerate(video_frames(frames, seed)):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
+            container.mux(stream.encode(frame))
+            lines += ["\t".join([str(index), shape, *map(str, box)]) + "\n" for shape, box in objects]
+        container.mux(stream.encode(None))
+    path.with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--train", type=int, default=800, help="training scenes (default %(default)s)")
     parser.add_argument("--val", type=int, default=200, help="validation scenes (default %(default)s)")
     parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="pixels of a side (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=250, help="frames of the video (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default %(default)s)")
     options = parser.parse_args()
     for split, images in (("train", options.train), ("val", options.val)):
         print(f"{options.out / split}: {images} scenes", flush=True)
         write_split(options.out, split, images, options.seed, options.size)
+    print(f"{options.out / 'demo.mp4'}: {options.frames} frames", flush=True)
+    write_video(options.out / "demo.mp4", options.frames, options.seed)
     return 0
 
 

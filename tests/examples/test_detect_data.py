@@ -8,18 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from tests.examples.scenes import SCRIPT, load_script
 
+FRAMES = 80
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set, made by the command itself."""
     out = tmp_path_factory.mktemp("detect") / "data"
-    subprocess.run([sys.executable, str(SCRIPT), str(out), "--train", "40", "--val", "6"], check=True)
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(out), "--train", "40", "--val", "6", "--frames", str(FRAMES)], check=True
+    )
     return out
 
 
@@ -71,3 +76,37 @@ def test_the_same_seed_gives_the_same_scene_and_another_does_not() -> None:
     first, again, other = (make_data.make_scene(np.random.default_rng(seed))[0] for seed in (5, 5, 6))
     assert (first == again).all()
     assert (first != other).any()
+
+
+def test_the_video_has_its_frames_and_the_text_says_where_objects_are(data: Path) -> None:
+    make_data = load_script()
+    with av.open(str(data / "demo.mp4")) as container:
+        frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    assert len(frames) == FRAMES
+    rows = [line.split("\t") for line in (data / "demo.txt").read_text(encoding="utf-8").splitlines()]
+    of_frame = [[row for row in rows if int(row[0]) == index] for index in range(FRAMES)]
+    assert max(map(len, of_frame)) <= make_data.LANES
+    assert any(of_frame)
+    for _, shape, *box in rows:
+        x0, y0, x1, y1 = map(int, box)
+        assert shape in make_data.CLASSES
+        assert 0 <= x0 < x1 <= make_data.VIDEO_SIZE
+        assert 0 <= y0 < y1 <= make_data.VIDEO_SIZE
+    # An object is more vivid than any texture, so its box has the most saturated pixels of the frame.
+    seen = 0
+    for frame, objects in zip(frames, of_frame, strict=True):
+        saturation = cv2.cvtColor(frame, cv2.COLOR_BGR2HSV)[..., 1]
+        for _, _, *box in objects:
+            x0, y0, x1, y1 = map(int, box)
+            if x1 - x0 > 20 and y1 - y0 > 20:
+                assert saturation[y0:y1, x0:x1].max() > np.median(saturation)
+                seen += 1
+    assert seen
+
+
+def test_objects_of_the_video_never_overlap() -> None:
+    make_data = load_script()
+    for _, objects in make_data.video_frames(60, seed=3):
+        for index, (_, (x0, y0, x1, y1)) in enumerate(objects):
+            for _, (a0, b0, a1, b1) in objects[:index]:
+                assert x1 <= a0 or a1 <= x0 or y1 <= b0 or b1 <= y0
