@@ -140,8 +140,12 @@ def _kept_wide(
         given = [constants.get(node.input[index]) for index in _narrow_inputs(node)]
         if precision == "fp16" and any(_too_large(tensor) for tensor in given):
             wide[node.name] = "a weight beyond fp16's range"
-    for name in out_of_range:
-        wide[name] = "left fp16's range in calibration"
+    beyond = {output for node in model.graph.node if node.name in out_of_range for output in node.output}
+    for node in model.graph.node:
+        if node.name in out_of_range:
+            wide[node.name] = "left fp16's range in calibration"
+        elif beyond.intersection(node.input):
+            wide.setdefault(node.name, "is given what left fp16's range")
     for pattern in patterns:
         found_names = [
             n.name for n in model.graph.node if _fits(n, pattern) and n.op_type in HEAVY | ELEMENTWISE | MOVING
