@@ -78,11 +78,11 @@ def command(
 
 
 def _print(report: BenchReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    # A table that is piped into a file is not cut to the width of a terminal that is not there.
-    out = Console(highlight=False) if Console().is_terminal else Console(highlight=False, width=140)
+    from spt_deploy.cli.console import results
+
+    out = results()
     out.print(", ".join(f"{name} {value}" for name, value in report.machine.items()), soft_wrap=True)
     for batch in dict.fromkeys(row.batch for row in report.rows):
         table = Table(f"batch {batch}", "kept", "GMACs", "median ms", "p95 ms", "images/s", "speed-up (quartiles)")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Between two plain lines: often enough to see that it lives, seldom enough for a log.
 PLAIN_INTERVAL_S = 10.0
+PIPED_WIDTH = 140  # columns
 
 
 class Reporter(Protocol):
@@ -35,6 +36,14 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def results() -> Console:
+    """A console on stdout for tables; one that is piped into a file is not cut to a terminal that is not there."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def status(text: str) -> None:

@@ -49,9 +49,9 @@ def command(artefact: Path | None, ratio: float | None, imgsz: tuple[int, int] |
 
 
 def _print(found: Info) -> None:
-    from rich.console import Console
+    from spt_deploy.cli.console import results
 
-    out = Console(highlight=False)
+    out = results()
     for name, value in _facts(found).items():
         out.print(f"[dim]{name:14}[/]", end=" ")
         out.print(value, markup=False, soft_wrap=True)

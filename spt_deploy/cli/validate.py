@@ -78,10 +78,11 @@ def command(
 
 
 def _print(report: ValidateReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    out = Console(highlight=False)
+    from spt_deploy.cli.console import results
+
+    out = results()
     for pair in report.pairs:
         out.print(f"\n[bold]{pair.candidate}[/] against {pair.reference}", soft_wrap=True)
         table = Table("output", "max abs", "mean abs", "max rel", "NaN/Inf", "own selection: max abs", "")
