@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("spt_deploy.cli.infer", "Run a model on images, folders and videos."),
     "bench": ("spt_deploy.cli.bench", "Time artefacts and runtimes side by side."),
     "info": ("spt_deploy.cli.info", "Say what an artefact is: task, classes, size, work."),
+    "doctor": ("spt_deploy.cli.doctor", "Try every runtime here, and say what to install."),
 }
 
 

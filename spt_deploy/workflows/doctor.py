@@ -1,0 +1,203 @@
+"""``spt-deploy doctor``: what this machine can run, proven by running it, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.errors import SptError
+from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import SptModel
+from spt_deploy.parity.tolerances import tolerance_for
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
+
+SIZE = (64, 64)  # pixels: small, and stages 3 and 4 still have tokens to drop
+Verdict = Literal["works", "missing", "no device", "wrong", "fails", "not run"]
+
+# runtime -> the distributions that bring it, and the extra that installs it
+_DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "torch": (("torch",), "pip install torch"),
+    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "pip install 'spt-deploy[cpu]', or [gpu] for CUDA"),
+    "openvino": (("openvino",), "pip install 'spt-deploy[cpu]'"),
+    "tensorrt": (("tensorrt",), "pip install 'spt-deploy[gpu]', on a machine with an NVIDIA GPU"),
+    "tensorrt-rtx": (("tensorrt-rtx",), "pip install 'spt-deploy[rtx]'"),
+}
+_MODULES = {"tensorrt-rtx": "tensorrt_rtx"}
+_ENGINES = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class RuntimeCheck:
+    """One runtime on one device.
+
+    Attributes:
+        runtime: as ``--runtime`` takes it.
+        device: ``cpu`` or ``cuda``.
+        version: of what is installed; None where nothing is.
+        verdict: ``works``: it ran the model and said what PyTorch says; ``missing``: not installed; ``no device``:
+            installed, without a device of that kind; ``wrong``: it ran and said something else; ``fails``: it did not
+            run; ``not run``: this version of the toolkit makes no engines for it yet.
+        detail: a sentence: what was found, and what to do.
+    """
+
+    runtime: str
+    device: str
+    version: str | None
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What doctor found.
+
+    Attributes:
+        gpu: name of the first CUDA device that PyTorch sees; None without one.
+        checks: every runtime on every device.
+    """
+
+    gpu: str | None
+    checks: tuple[RuntimeCheck, ...]
+
+    @property
+    def can_infer(self) -> bool:
+        """Whether any runtime runs a model rightly."""
+        return any(check.verdict == "works" for check in self.checks)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing that is installed fails or says something wrong."""
+        return not any(check.verdict in ("wrong", "fails") for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        checks = [asdict(check) for check in self.checks]
+        return {"gpu": self.gpu, "can_infer": self.can_infer, "is_sound": self.is_sound, "checks": checks}
+
+
+def doctor(status: Callable[[str], None] = lambda text: None) -> Diagnosis:
+    """Make a small model, run it through every runtime on every device, and compare with PyTorch on the CPU.
+
+    Args:
+        status: hears what is being done.
+    """
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    images = np.random.default_rng(0).standard_normal((2, 3, *SIZE), dtype=np.float32)
+    with tempfile.TemporaryDirectory(prefix="spt-deploy-doctor-") as folder:
+        checkpoint = Path(folder) / "model.pt"
+        save_checkpoint(checkpoint, _model(), Preprocessing.for_task("classify", SIZE))
+        with TorchRunner(checkpoint, "cpu") as runner:
+            expected = runner.infer(images)
+        exported, why_not = _export(checkpoint, status)
+        checks = []
+        for runtime in _DISTRIBUTIONS:
+            path = checkpoint if runtime == "torch" else exported
+            for device in ("cpu",) if runtime == "openvino" else ("cuda",) if runtime in _ENGINES else ("cpu", "cuda"):
+                status(f"trying {runtime} on {device}")
+                checks.append(_check(runtime, device, path, why_not, images, expected, gpu))
+    return Diagnosis(gpu, tuple(checks))
+
+
+def _model() -> SptModel:
+    """A block a stage, whose gates drop some tokens and keep others."""
+    torch.manual_seed(0)
+    config = BackboneConfig.from_name("spt_micro", depths=(1, 1, 1, 1))
+    model = SptModel(ModelConfig(config, "classify", ("one", "two", "three"))).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate.weight"):
+                parameter.normal_(0.0, 1.0)
+            if name.endswith("gate.bias"):
+                parameter.fill_(-6.0)
+    return model
+
+
+def _export(checkpoint: Path, status: Callable[[str], None]) -> tuple[Path | None, str]:
+    """The model as an ONNX file, or why there is none."""
+    from spt_export.exporter import to_onnx
+
+    status("exporting a small model")
+    path = checkpoint.with_suffix(".onnx")
+    try:
+        loaded = deployed_checkpoint(checkpoint)
+        onnx.save(to_onnx(loaded.build(), loaded.facts), path)
+    except Exception as error:  # whatever it is, it is what the user has to hear
+        return None, f"the export failed: {_first_line(error)}"
+    return path, ""
+
+
+def _check(
+    runtime: str,
+    device: str,
+    path: Path | None,
+    why_not: str,
+    images: npt.NDArray[np.float32],
+    expected: dict[str, npt.NDArray[Any]],
+    gpu: str | None,
+) -> RuntimeCheck:
+    distributions, remedy = _DISTRIBUTIONS[runtime]
+    version = _version(runtime, distributions)
+
+    def found(verdict: Verdict, detail: str) -> RuntimeCheck:
+        return RuntimeCheck(runtime, device, version, verdict, detail)
+
+    if version is None:
+        return found("missing", remedy)
+    if runtime in _ENGINES:
+        return found("not run", "installed; engines are not built by this version yet")
+    if path is None:
+        return found("fails", why_not)
+    if device == "cuda" and (reason := _no_cuda(runtime, gpu)):
+        return found("no device", reason)
+    try:
+        with open_runner(path, runtime, device) as runner:
+            answer = runner.infer(images)
+    except SptError as error:
+        return found("fails", str(error))
+    except Exception as error:  # a runtime that is installed by halves raises anything
+        return found("fails", f"{type(error).__name__}: {_first_line(error)}")
+    tolerance = tolerance_for("fp32")
+    worst = max(float(np.abs(answer[name] - expected[name]).max()) for name in expected)
+    if not worst <= tolerance.absolute + tolerance.relative * float(np.abs(expected["logits"]).max()):
+        return found("wrong", f"differs from PyTorch on the CPU by {worst:.1e}")
+    return found("works", f"equal to PyTorch on the CPU, largest difference {worst:.1e}")
+
+
+def _no_cuda(runtime: str, gpu: str | None) -> str:
+    """Why a runtime has no CUDA device; empty where it has one."""
+    if runtime == "onnxruntime":
+        import onnxruntime as ort
+
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            return "this build has no CUDA provider; on a machine with an NVIDIA GPU: pip install 'spt-deploy[gpu]'"
+        return ""
+    return "" if gpu else "PyTorch sees no CUDA device"
+
+
+def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
+    """Of what is installed and can be imported; None where nothing is."""
+    if importlib.util.find_spec(_MODULES.get(runtime, runtime)) is None:
+        return None
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+"""Doctor says what runs here because it ran it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+
+from spt_deploy.cli import main
+from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
+from spt_deploy.workflows.doctor import Diagnosis, RuntimeCheck, doctor
+
+INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+
+
+@pytest.fixture(scope="module")
+def found() -> Diagnosis:
+    return doctor()
+
+
+def verdicts(found: Diagnosis) -> dict[tuple[str, str], str]:
+    return {(check.runtime, check.device): check.verdict for check in found.checks}
+
+
+def test_what_is_installed_works_on_the_cpu_and_the_rest_has_a_remedy(found: Diagnosis) -> None:
+    seen = verdicts(found)
+    for runtime in ("torch", *INSTALLED):
+        assert seen[runtime, "cpu"] == "works"
+    for check in found.checks:
+        assert check.detail
+        if check.verdict == "missing":
+            assert check.version is None
+            assert "pip install" in check.detail
+    assert found.can_infer
+    assert found.is_sound
+
+
+def test_the_command_ends_with_0_and_one_json_document() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["can_infer"] is True
+    assert {check["runtime"] for check in document["checks"]} >= {"torch", "onnxruntime", "openvino", "tensorrt"}
+
+
+def test_a_runtime_that_says_something_else_is_wrong_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OpenVinoRunner._run
+
+    def off(self: OpenVinoRunner, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        return {name: array + np.float32(0.01) for name, array in run(self, images).items()}
+
+    monkeypatch.setattr(OpenVinoRunner, "_run", off)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "openvino on cpu is installed and does not work" in result.stderr
+    assert "differs from PyTorch" in result.stdout
+
+
+def test_a_runtime_that_cannot_be_imported_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    assert verdicts(doctor())["openvino", "cpu"] == "missing"
+
+
+def test_where_nothing_works_nothing_can_infer() -> None:
+    bad = RuntimeCheck("torch", "cpu", "2.13", "fails", "no")
+    assert not Diagnosis(None, (bad,)).can_infer
+    assert not Diagnosis(None, (bad,)).is_sound
