@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -76,6 +77,10 @@ class TorchRunner(Runner):
         return self._model
 
     def _open(self) -> None:
+        if self._device.type == "cuda" and find_spec("triton") is not None:
+            import spt_plugins  # without Triton CUDA runs the operators as written in PyTorch
+
+            spt_plugins.register_torch_cuda()
         self._model = self._checkpoint.build().to(self._device)
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
