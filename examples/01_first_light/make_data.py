@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -270,20 +270,30 @@ def video_frames(frames: int, seed: int) -> Iterator[tuple[Image, str, Box | Non
         yield finished(canvas), order[turn] if box else "", box
 
 
-def write_video(path: Path, frames: int, seed: int) -> None:
-    """Write the video and, beside it, what is in each of its frames (``.txt``)."""
-    lines = []
+def encode(path: Path, images: Iterable[Image]) -> None:
+    """Write images VIDEO_SIZE x VIDEO_SIZE x 3 uint8 BGR as H.264."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "18"})
         stream.width = stream.height = VIDEO_SIZE
         stream.pix_fmt = "yuv420p"
-        for index, (image, shape, box) in enumerate(video_frames(frames, seed)):
+        for index, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
             container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_video(path: Path, frames: int, seed: int) -> None:
+    """Write the video and, beside it, what is in each of its frames (``.txt``)."""
+    lines: list[str] = []
+
+    def images() -> Iterator[Image]:
+        for index, (image, shape, box) in enumerate(video_frames(frames, seed)):
             if box:
                 lines.append("\t".join([str(index), shape, *map(str, box)]) + "\n")
-        container.mux(stream.encode(None))
+            yield image
+
+    encode(path, images())
     path.with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
 
 

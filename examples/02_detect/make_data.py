@@ -18,12 +18,10 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +44,7 @@ IMAGE_SIZE = 224  # pixels, both sides
 OBJECTS = (0.1, 0.25, 0.3, 0.2, 0.15)  # share of scenes with 0, 1, 2, 3 and 4 objects
 BOX_SHARE = (0.008, 0.06)  # of a scene that one upright object's box covers
 GAP = 0.015  # of a scene's side, at least, between two objects
-VIDEO_SIZE = 448  # pixels, both sides
-FRAME_RATE = 25
+VIDEO_SIZE = look.VIDEO_SIZE
 LANES = 3  # of the video: objects cross side by side, so that none hides another
 CROSSING, PAUSE = (50, 110), (10, 70)  # frames that an object of the video takes, and that its lane is empty after it
 _ATTEMPTS = 50  # to find a free place before an object is left out
@@ -212,17 +209,14 @@ def video_frames(frames: int, seed: int) -> Iterator[tuple[npt.NDArray[np.uint8]
 
 def write_video(path: Path, frames: int, seed: int) -> None:
     """Write the video and, beside it, what is in each of its frames (``.txt``)."""
-    lines = []
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "18"})
-        stream.width = stream.height = VIDEO_SIZE
-        stream.pix_fmt = "yuv420p"
+    lines: list[str] = []
+
+    def images() -> Iterator[npt.NDArray[np.uint8]]:
         for index, (image, objects) in enumerate(video_frames(frames, seed)):
-            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
-            container.mux(stream.encode(frame))
-            lines += ["\t".join([str(index), shape, *map(str, box)]) + "\n" for shape, box in objects]
-        container.mux(stream.encode(None))
+            lines.extend("\t".join([str(index), shape, *map(str, box)]) + "\n" for shape, box in objects)
+            yield image
+
+    look.encode(path, images())
     path.with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
 
 
