@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spt_deploy.config import ModelConfig
 from spt_deploy.errors import InputError
 from spt_deploy.parity.checks import label_of
 from spt_deploy.runtimes import Runner
@@ -47,26 +48,38 @@ class MetricReport:
         return asdict(self) | {"passed": self.passed}
 
 
-def compare_metrics(runners: Sequence[Runner], folder: Path, format: str | None, batch: int) -> list[MetricReport]:
-    """Measure every runner on all validation images; the first is the reference.
+def read_labelled(folder: Path, format: str | None, model: ModelConfig) -> DataSet:
+    """A data set whose validation images a model can be measured on.
 
     Args:
-        runners: entered, of one model.
         folder: of the data set.
         format: of it; None looks.
-        batch: images a run.
+        model: that is to be measured.
 
     Raises:
         InputError: when the data set cannot be read or its classes are not the model's.
         UsageError: when the format does not suit the model's task.
     """
-    facts = runners[0].facts
-    data = read_data(folder, facts.model.task, format)
-    if data.class_names != facts.model.class_names:
+    data = read_data(folder, model.task, format)
+    if data.class_names != model.class_names:
         raise InputError(
-            f"{folder} has the classes {_listed(data.class_names)} and the model {_listed(facts.model.class_names)}; "
+            f"{folder} has the classes {_listed(data.class_names)} and the model {_listed(model.class_names)}; "
             "give the data set that it was trained for"
         )
+    return data
+
+
+def compare_metrics(runners: Sequence[Runner], data: DataSet, batch: int) -> list[MetricReport]:
+    """Measure every runner on all validation images; the first is the reference.
+
+    Args:
+        runners: entered, of one model.
+        data: see ``read_labelled``.
+        batch: images a run.
+
+    Raises:
+        InputError: when no validation image can be read.
+    """
     reports: list[MetricReport] = []
     for runner in runners:
         metric, images, values = _measure(runner, data, batch)

@@ -112,6 +112,10 @@ def validate(
         reference, candidates = runners[0], runners[1:]
         for candidate in candidates:  # all before the first comparison, which takes a while
             check_same_model(reference.facts, candidate.facts, label_of(candidate))
+        if labels is not None:
+            from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
+
+            labelled = read_labelled(labels, format, reference.facts.model)
         preprocessing = reference.facts.preprocessing
         pairs = []
         for candidate in candidates:
@@ -125,10 +129,8 @@ def validate(
         independence = [batch_independence(runner, images) for runner in runners]
         metrics: list[MetricReport] = []
         if labels is not None:
-            from spt_deploy.workflows.task_metric import compare_metrics
-
             status(f"measuring on the validation images of {labels}")
-            metrics = compare_metrics(runners, labels, format, batch)
+            metrics = compare_metrics(runners, labelled, batch)
     return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 

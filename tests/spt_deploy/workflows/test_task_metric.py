@@ -19,8 +19,9 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_deploy.training.formats import read_data
-from spt_deploy.workflows.task_metric import compare_metrics
+from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
 from spt_deploy.workflows.train import train
+from spt_deploy.workflows.validate import validate
 from spt_export.exporter import to_onnx
 from tests.spt_deploy.model.models import randomise
 from tests.spt_deploy.training.data_formats import make_truth, write_coco
@@ -50,7 +51,7 @@ def test_top1_is_the_share_of_images_whose_class_is_the_best(folder: Path, tmp_p
                 batch = runner.facts.preprocessing.apply(read_image(path))[None]
                 right += int(runner.infer(batch)["logits"].argmax()) == label
                 images += 1
-        (report,) = compare_metrics([runner], folder, None, batch=4)
+        (report,) = compare_metrics([runner], read_labelled(folder, None, runner.facts.model), batch=4)
     assert (report.images, report.metric) == (images, "top1")
     assert report.values["top1"] == pytest.approx(right / images)
     assert report.passed
@@ -60,7 +61,8 @@ def test_a_model_that_knows_less_does_not_pass(folder: Path, tmp_path: Path) -> 
     trained = train(tiny_config(folder, tmp_path / "run", epochs=3)).best
     assert trained is not None
     with open_runner(trained) as reference, open_runner(save(tmp_path / "random.pt")) as candidate:
-        known, unknown = compare_metrics([reference, candidate], folder, None, batch=8)
+        data = read_labelled(folder, None, reference.facts.model)
+        known, unknown = compare_metrics([reference, candidate], data, batch=8)
     assert known.passed
     assert unknown.difference < -0.1
     assert not unknown.passed
@@ -79,12 +81,12 @@ def test_a_detector_has_the_same_average_precision_in_pytorch_and_onnx_runtime(t
     assert theirs["values"] == pytest.approx(ours["values"], abs=1e-3)
 
 
-def test_a_data_set_of_other_classes_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    with (
-        open_runner(save(tmp_path / "model.pt", classes=("cat", "dog"))) as runner,
-        pytest.raises(InputError, match=r"has the classes blue, green, red and the model cat, dog"),
-    ):
-        compare_metrics([runner], folder, None, batch=2)
+def test_a_data_set_of_other_classes_is_refused_before_anything_is_compared(folder: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", classes=("cat", "dog"))
+    heard: list[str] = []
+    with pytest.raises(InputError, match=r"has the classes blue, green, red and the model cat, dog"):
+        validate([path, path], labels=folder, status=heard.append)
+    assert not any("comparing" in line for line in heard)
 
 
 def test_a_format_without_labels_is_bad_usage() -> None:
