@@ -22,6 +22,11 @@ from spt_deploy.cli.options import FILE, image_size_option, json_option
     help="per-image: an answer never depends on the rest of the batch; batch: no slot is wasted.",
 )
 @click.option(
+    "--threshold",
+    type=float,
+    help="Score above which a token is kept; higher drops what the gates are in doubt of.  [default: as trained]",
+)
+@click.option(
     "--selection",
     type=click.Choice(["summary", "all", "none"]),
     default="summary",
@@ -34,6 +39,7 @@ def command(
     output: Path | None,
     imgsz: tuple[int, int] | None,
     packing: str,
+    threshold: float | None,
     selection: str,
     as_json: bool,
 ) -> None:
@@ -54,6 +60,7 @@ def command(
         output,
         image_size=imgsz,
         packing=packing,  # type: ignore[arg-type]
+        threshold=threshold,
         selection=selection,  # type: ignore[arg-type]
         status=status,
     )

@@ -19,7 +19,10 @@ from spt_deploy.runtimes.base import Arrays, Runner
 
 
 def deployed_checkpoint(
-    path: Path, packing: Packing = "per-image", image_size: tuple[int, int] | None = None
+    path: Path,
+    packing: Packing = "per-image",
+    image_size: tuple[int, int] | None = None,
+    threshold: float | None = None,
 ) -> Checkpoint:
     """A checkpoint as it is deployed.
 
@@ -27,13 +30,16 @@ def deployed_checkpoint(
         path: of the checkpoint.
         packing: takes the place of the one it was trained with; ``per-image`` makes an image's answer its own.
         image_size: (height, width) in pixels, takes the place of the one it was trained at; None keeps that.
+        threshold: of the sigmoid score, takes the place of the one it was trained with; None keeps that.
 
     Raises:
         ArtefactError: see ``load_checkpoint``.
+        UsageError: when the threshold is out of range.
     """
     checkpoint = load_checkpoint(path)
     facts = checkpoint.facts
-    backbone = replace(facts.model.backbone, packing=packing)
+    backbone = facts.model.backbone
+    backbone = replace(backbone, packing=packing, threshold=backbone.threshold if threshold is None else threshold)
     preprocessing = replace(facts.preprocessing, size=image_size or facts.preprocessing.size)
     facts = replace(facts, model=replace(facts.model, backbone=backbone), preprocessing=preprocessing)
     return replace(checkpoint, facts=facts)
@@ -64,9 +70,10 @@ class TorchRunner(Runner):
         device: str = "auto",
         packing: Packing = "per-image",
         image_size: tuple[int, int] | None = None,
+        threshold: float | None = None,
     ) -> None:
         self._device = torch_device(device)
-        self._checkpoint = deployed_checkpoint(path, packing, image_size)
+        self._checkpoint = deployed_checkpoint(path, packing, image_size, threshold)
         self._model: SptModel | None = None
         super().__init__(path, self._checkpoint.facts, self._device.type)
 

@@ -14,6 +14,7 @@ import onnx
 from spt_deploy.atomic import atomic_path
 from spt_deploy.config import PACKINGS, Packing
 from spt_deploy.errors import ResultError, UsageError
+from spt_deploy.facts import ModelFacts
 from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import generated_cases
@@ -61,6 +62,7 @@ def export(
     *,
     image_size: tuple[int, int] | None = None,
     packing: Packing = "per-image",
+    threshold: float | None = None,
     selection: SelectionOutputs = "summary",
     status: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
@@ -74,6 +76,8 @@ def export(
         output: None writes beside the checkpoint, with the suffix ``.onnx``.
         image_size: (height, width) in pixels; None keeps the size it was trained at.
         packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot.
+        threshold: of the score, in (0, 1), above which a token is kept; None keeps the one it was trained with. A
+            higher one drops the tokens that the gates are in doubt of.
         selection: which outputs tell of the selection, see ``to_onnx``.
         status: hears what is being done.
 
@@ -89,7 +93,7 @@ def export(
     if why:
         status(why)
     path = output or source.with_suffix(".onnx")
-    loaded = deployed_checkpoint(source, packing, image_size)
+    loaded = deployed_checkpoint(source, packing, image_size, threshold)
     facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source))
     height, width = facts.preprocessing.size
     status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
@@ -99,7 +103,7 @@ def export(
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
-        parity = _check(source, temporary, packing, facts.preprocessing.size, status)
+        parity = _check(source, temporary, facts, status)
     return ExportReport(
         checkpoint=source,
         why=why,
@@ -112,17 +116,17 @@ def export(
     )
 
 
-def _check(
-    source: Path, exported: Path, packing: Packing, image_size: tuple[int, int], status: Callable[[str], None]
-) -> PairReport | None:
+def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[str], None]) -> PairReport | None:
     if importlib.util.find_spec("onnxruntime") is None:
         status("the file is not compared with the checkpoint: onnxruntime is not installed (pip install onnxruntime)")
         return None
     from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
     status("comparing ONNX Runtime with PyTorch")
-    cases = generated_cases(image_size)
-    with TorchRunner(source, "cpu", packing, image_size) as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
+    size, backbone = facts.preprocessing.size, facts.model.backbone
+    cases = generated_cases(size)
+    checkpoint = TorchRunner(source, "cpu", backbone.packing, size, backbone.threshold)
+    with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
         report = compare_runners(ours, theirs, cases)
     if not report.passed:
         bad = next(case for case in report.cases if not case.passed)

@@ -155,9 +155,9 @@ def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes:
     runners: list[Runner] = []
     for path in paths:
         if artefact_kind(path) == "checkpoint":
-            if exported:  # the checkpoint runs as the exported files do: at their size, with their packing
-                packing, size = exported[0].model.backbone.packing, exported[0].preprocessing.size
-                runners.append(TorchRunner(path, device, packing, size))
+            if exported:  # the checkpoint runs as the exported files do: at their size, packing and threshold
+                backbone, size = exported[0].model.backbone, exported[0].preprocessing.size
+                runners.append(TorchRunner(path, device, backbone.packing, size, backbone.threshold))
             else:
                 runners.append(TorchRunner(path, device))
             continue

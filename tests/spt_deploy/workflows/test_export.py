@@ -18,6 +18,7 @@ from spt_deploy.cli import main
 from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint, sha256_of
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.workflows import export as export_workflow
 from spt_deploy.workflows.export import export
@@ -52,6 +53,22 @@ def test_the_image_size_and_packing_asked_for_are_the_file_s(tmp_path: Path) -> 
     facts = read_facts(report.path)
     assert facts.preprocessing.size == (40, 72)
     assert facts.model.backbone.packing == "batch"
+
+
+def test_a_higher_threshold_keeps_fewer_tokens_and_the_checkpoint_is_compared_at_it(tmp_path: Path) -> None:
+    checkpoint = _checkpoint(tmp_path / "best.pt")
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    kept = []
+    for threshold in (None, 0.05):
+        path = tmp_path / f"{threshold}.onnx"
+        export(checkpoint, path, threshold=threshold)
+        with open_runner(path, "onnxruntime") as runner:
+            kept.append(float(runner.infer(images)["select_ratio"].mean()))
+    assert read_facts(path).model.backbone.threshold == 0.05
+    assert 0 < kept[1] < kept[0] < 1
+    assert validate([checkpoint, path], runtimes=["onnxruntime"]).passed
+    with pytest.raises(UsageError, match="threshold is 1"):
+        export(checkpoint, threshold=1)
 
 
 def test_a_file_that_does_not_say_what_the_checkpoint_says_is_not_written(
