@@ -25,12 +25,14 @@ class ModelFacts:
         preprocessing: from a decoded image to the input.
         tool_version: of the spt-deploy that wrote the artefact.
         checkpoint_sha256: of the checkpoint that an exported file was made from; empty in a checkpoint itself.
+        precision: of the graph's heavy part: ``fp32``, or ``fp16`` and ``bf16`` where it was rewritten.
     """
 
     model: ModelConfig
     preprocessing: Preprocessing
     tool_version: str
     checkpoint_sha256: str = ""
+    precision: str = "fp32"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for checkpoints."""
@@ -39,6 +41,7 @@ class ModelFacts:
             "preprocessing": self.preprocessing.to_dict(),
             "tool_version": self.tool_version,
             "checkpoint_sha256": self.checkpoint_sha256,
+            "precision": self.precision,
         }
 
     @classmethod
@@ -54,6 +57,7 @@ class ModelFacts:
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
                 tool_version=str(values["tool_version"]),
                 checkpoint_sha256=str(values["checkpoint_sha256"]),
+                precision=str(values.get("precision", "fp32")),  # older files do not say
             )
         except (KeyError, TypeError, UsageError) as error:
             raise ArtefactError(f"{where} has a model description that cannot be read: {error}") from error

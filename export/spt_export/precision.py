@@ -13,7 +13,7 @@ onnxconverter-common does not fit: it knows no bfloat16, cannot give a node inpu
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -22,6 +22,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spt_deploy.errors import UsageError
+from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.operators import DOMAIN
 
 Precision = Literal["fp16", "bf16"]
@@ -89,8 +90,17 @@ def to_mixed_precision(
         _raise_opset(result)
     if not rewriter.narrow:
         raise UsageError("the graph has no float32 matrix product; give the file that spt-deploy export wrote")
+    _note(result, precision)
     narrow = tuple(name for name in rewriter.narrow)
     return Rewritten(result, precision, narrow, {n: r for n, r in wide.items() if n})
+
+
+def _note(model: ModelProto, precision: Precision) -> None:
+    """The file says of itself what it is."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            facts = ModelFacts.from_json(entry.value, "the model")
+            entry.value = replace(facts, precision=precision).to_json()
 
 
 def _raise_opset(model: ModelProto) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -12,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from spt_deploy.errors import UsageError
 from spt_deploy.parity.instrument import KEEP, instrument
+from spt_deploy.runtimes.onnx_file import facts_of
 from spt_export.precision import HEAVY, LARGEST_FP16, TYPES, Precision, to_mixed_precision
 from tests.exported import make_exported
 
@@ -73,7 +76,9 @@ def test_inputs_and_outputs_keep_their_names_and_types_and_functions_survive(mod
     assert list(result.graph.input) == list(model.graph.input)
     assert list(result.graph.output) == list(model.graph.output)
     assert list(result.functions) == list(model.functions)
-    assert list(result.metadata_props) == list(model.metadata_props)
+    before, after = (facts_of(each, "the model") for each in (model, result))
+    assert after == replace(before, precision="fp16")
+    assert before.precision == "fp32"
     custom = [node.op_type for node in result.graph.node if node.domain == "spt"]
     assert custom == [node.op_type for node in model.graph.node if node.domain == "spt"]
 
