@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import onnx
@@ -93,6 +93,14 @@ def to_mixed_precision(
     _note(result, precision)
     narrow = tuple(name for name in rewriter.narrow)
     return Rewritten(result, precision, narrow, {n: r for n, r in wide.items() if n})
+
+
+def heavy_nodes(model: ModelProto, precision: str) -> int:
+    """How many matrix products and convolutions of a graph have weights of ``fp32``, ``fp16`` or ``bf16``."""
+    wanted = FLOAT if precision == "fp32" else TYPES[cast(Precision, precision)]
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == wanted}
+    layers = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    return sum(not weights.isdisjoint(node.input) for node in layers)
 
 
 def _note(model: ModelProto, precision: Precision) -> None:

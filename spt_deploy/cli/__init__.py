@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("spt_deploy.cli.data", "Make sparse data sets from others."),
     "convert": ("spt_deploy.cli.convert", "Turn Swin weights into a checkpoint to start from."),
     "export": ("spt_deploy.cli.export", "Write a checkpoint as one ONNX file for every runtime."),
+    "build-engine": ("spt_deploy.cli.build_engine", "Build a TensorRT or TensorRT-RTX engine of an ONNX file."),
     "validate": ("spt_deploy.cli.validate", "Prove that artefacts and runtimes say the same."),
     "infer": ("spt_deploy.cli.infer", "Run a model on images, folders and videos."),
     "bench": ("spt_deploy.cli.bench", "Time artefacts and runtimes side by side."),
@@ -119,7 +120,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
 def main(debug: bool) -> None:
     """From a trained Select and Pack Transformer to something that runs.
 
-    train -> checkpoint -> export -> model.onnx -> validate, infer.
+    train -> checkpoint -> export -> model.onnx -> build-engine -> model.engine; validate and infer take all three.
 
     A model that is not named is the newest artefact here or under runs/, the best kind first.
     """

@@ -28,7 +28,7 @@ class Runner(ABC):
         runtime: the runtime's name on the command line.
         path: of the artefact.
         device: what it runs on, ``cpu`` or ``cuda``.
-        precision: of the arithmetic, ``fp32`` and the like.
+        precision: of the artefact, ``fp32`` and the like.
         facts: what the artefact says of itself; known before the runner is entered.
     """
 
@@ -58,6 +58,11 @@ class Runner(ABC):
     def name(self) -> str:
         """Runtime, device and precision, for tables: ``onnxruntime cpu fp32``."""
         return f"{self.runtime} {self.device} {self.precision}"
+
+    @property
+    def max_batch(self) -> int | None:
+        """The largest batch that ``infer`` takes; None where it takes any."""
+        return None
 
     def infer(self, images: npt.NDArray[np.float32]) -> Arrays:
         """Run the model on a batch.

@@ -5,17 +5,27 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from spt_deploy.engine.description import read_description
 from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
 from spt_deploy.runtimes.base import Runner
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 # kind of artefact -> runtimes that take it, best first
-RUNTIMES: dict[str, tuple[str, ...]] = {"checkpoint": ("torch",), "onnx": ("onnxruntime", "openvino")}
+RUNTIMES: dict[str, tuple[str, ...]] = {
+    "checkpoint": ("torch",),
+    "onnx": ("onnxruntime", "openvino"),
+    "engine": ("tensorrt", "tensorrt-rtx"),
+}
 RUNTIME_NAMES = tuple(name for names in RUNTIMES.values() for name in names)
 
 
+def is_installed(runtime: str) -> bool:
+    """Whether a runtime can be imported here."""
+    return importlib.util.find_spec(runtime.replace("-", "_")) is not None
+
+
 def artefact_kind(path: Path) -> str:
-    """``checkpoint`` or ``onnx``, by the file's suffix.
+    """``checkpoint``, ``onnx`` or ``engine``, by the file's suffix.
 
     Raises:
         ArtefactError: when the suffix is of no artefact.
@@ -24,23 +34,31 @@ def artefact_kind(path: Path) -> str:
         return "checkpoint"
     if path.suffix == ".onnx":
         return "onnx"
+    if path.suffix == ".engine":
+        return "engine"
     raise ArtefactError(
-        f"{path} is no model by its name; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}) or an .onnx file"
+        f"{path} is no model by its name; expected a checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), an .onnx file or "
+        "an .engine"
     )
 
 
 def choose_runtime(path: Path, wanted: str = "auto") -> str:
-    """The runtime that opens ``path``; ``auto`` takes the best that is installed.
+    """The runtime that opens ``path``; ``auto`` takes the best that is installed, of an engine the one that built it.
 
     Raises:
+        ArtefactError: when an engine has no description beside it.
         UsageError: when ``wanted`` is unknown or does not take this kind of artefact.
         RuntimeMissingError: when no runtime for it is installed.
     """
     kind = artefact_kind(path)
     fitting = RUNTIMES[kind]
+    if kind == "engine":
+        fitting = (read_description(path).runtime,)
+        if wanted == "auto":
+            return fitting[0]
     if wanted == "auto":
         for name in fitting:
-            if importlib.util.find_spec(name) is not None:
+            if is_installed(name):
                 return name
         raise RuntimeMissingError(f"no runtime for {path.name} is installed; pip install {fitting[0]}")
     if wanted not in RUNTIME_NAMES:
@@ -54,8 +72,8 @@ def open_runner(path: Path, runtime: str = "auto", device: str = "auto") -> Runn
     """A runner of the artefact, not yet entered.
 
     Args:
-        path: a checkpoint or an exported ONNX file.
-        runtime: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``.
+        path: a checkpoint, an exported ONNX file or an engine.
+        runtime: ``auto``, ``torch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
 
     Raises:
@@ -74,6 +92,10 @@ def open_runner(path: Path, runtime: str = "auto", device: str = "auto") -> Runn
         from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(path, device)
+    if name in RUNTIMES["engine"]:
+        from spt_deploy.runtimes.engine_runner import EngineRunner, RtxEngineRunner
+
+        return EngineRunner(path, device) if name == "tensorrt" else RtxEngineRunner(path, device)
     from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
 
     return OpenVinoRunner(path, device)

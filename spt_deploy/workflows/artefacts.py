@@ -11,6 +11,8 @@ from spt_deploy.errors import InputError
 Kind = Literal["engine", "onnx", "checkpoint"]
 KINDS: tuple[Kind, ...] = ("engine", "onnx", "checkpoint")  # best first
 RUNS = Path("runs")
+# Written by build-engine on its way to an engine: never what a command means that is given no name.
+_HALFWAY = (".fp16.onnx", ".bf16.onnx")
 
 
 class _KindOfFile(NamedTuple):
@@ -85,7 +87,8 @@ def _newest(files: Iterable[Path], suffixes: tuple[str, ...]) -> Path | None:
     times: dict[Path, float] = {}
     for path in files:
         # A hidden file is somebody's unfinished business: our own temporary names look like that.
-        if path.suffix in suffixes and not path.name.startswith(".") and path.is_file():
+        is_meant = not path.name.startswith(".") and not path.name.endswith(_HALFWAY)
+        if path.suffix in suffixes and is_meant and path.is_file():
             times[path] = path.stat().st_mtime
     for path in [p for p in times if p.name == "last.pt"]:
         best = path.with_name("best.pt")

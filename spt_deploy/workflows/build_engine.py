@@ -1,0 +1,224 @@
+"""``spt-deploy build-engine``: an ONNX file becomes an engine that is proven, described and whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from spt_deploy.atomic import atomic_path
+from spt_deploy.engine.batches import BatchRange
+from spt_deploy.engine.builder import BuildSettings, BuiltPlan, build_plan
+from spt_deploy.engine.caches import read_cache, timing_cache_path, write_cache
+from spt_deploy.engine.description import EngineDescription, sha256, write_description
+from spt_deploy.engine.monitor import Report
+from spt_deploy.errors import OutputError, UsageError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.interrupt import stop_on_signals
+from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
+from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.engine_target import Target, choose_target
+from spt_deploy.workflows.mixed_precision import PrecisionReport, write_mixed
+from spt_export.precision import Precision, heavy_nodes
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What was built.
+
+    Attributes:
+        onnx: file that it was built from.
+        engine: file that was written.
+        files: all files that were written, the engine first.
+        description: of the engine.
+        precision: what the rewriting came to; None where the file was built as it is.
+        build_s: seconds that the library worked.
+        timing_cache: whether an earlier build's measurements were used; None where the library keeps none.
+    """
+
+    onnx: Path
+    engine: Path
+    files: tuple[Path, ...]
+    description: EngineDescription
+    precision: PrecisionReport | None
+    build_s: float
+    timing_cache: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "onnx": str(self.onnx),
+            "engine": str(self.engine),
+            "files": [str(file) for file in self.files],
+            "build_s": round(self.build_s, 3),
+            "timing_cache_used": self.timing_cache,
+            "description": self.description.to_dict(),
+            "precision": self.precision.to_dict() if self.precision else None,
+        }
+
+
+def build_engine(
+    model: Path | None = None,
+    output: Path | None = None,
+    *,
+    runtime: str = "auto",
+    precision: Precision | None = None,
+    keep_fp32: Sequence[str] = (),
+    data: Path | None = None,
+    labels: Path | None = None,
+    batch: str = "1:8:16",
+    arch: str | None = None,
+    workspace_gib: float | None = None,
+    opt_level: int | None = None,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    tf32: bool = False,
+    status: Callable[[str], None] = lambda text: None,
+    report: Report = lambda done, total, phase: None,
+) -> BuildReport:
+    """Build an engine; beside it go its description and, when the graph was rewritten, that graph and a report.
+
+    Args:
+        model: an ONNX file that ``spt-deploy export`` wrote; None takes the newest.
+        output: None writes beside the ONNX file, the precision in the name.
+        runtime: see ``choose_target``; so ``arch``.
+        precision: ``fp16`` or ``bf16`` rewrites the graph and proves it against float32; None builds the file as it is.
+        keep_fp32: see ``write_mixed``; so ``data`` and ``labels``.
+        batch: ``8``, or ``MIN:OPT:MAX``.
+        workspace_gib: see ``BuildSettings``; so the next four.
+        status: hears what is being done.
+        report: hears how far the library is: steps done, steps known so far, what it begins.
+
+    Raises:
+        ArtefactError: when the file cannot be used, or the library does not take it.
+        UsageError: when an argument is out of range, or does not suit the library.
+        RuntimeMissingError: when the library, or the GPU that it needs, is missing.
+        ResultError: when the rewritten graph does not say what the float32 graph says, or the engine is not what was
+            asked for; no engine is written.
+        OutputError: when a file cannot be written.
+        KeyboardInterrupt: when the build was interrupted; no engine is written.
+    """
+    sizes = BatchRange.parse(batch)
+    if opt_level is not None and not 0 <= opt_level <= 5:
+        raise UsageError(f"opt-level is {opt_level}; expected a number from 0, built fastest, to 5, runs fastest")
+    if workspace_gib is not None and workspace_gib <= 0:
+        raise UsageError(f"workspace is {workspace_gib} GiB; expected a positive number")
+    if precision is None and (keep_fp32 or data or labels):
+        raise UsageError("keep-fp32, data and labels are about a precision; give --fp16 or --bf16 with them")
+    source, why = find_artefact(model, ("onnx",))
+    if why:
+        status(why)
+    target = choose_target(runtime, arch, facts_of(load_onnx(source), str(source)), source)
+    engine = output or source.with_name(f"{source.stem}.{precision}.engine" if precision else f"{source.stem}.engine")
+    rewritten = None
+    graph = source
+    if precision is not None:
+        graph = engine.with_name(f"{engine.stem.removesuffix(f'.{precision}')}.{precision}.onnx")
+        rewritten = write_mixed(source, graph, precision, keep_fp32=keep_fp32, data=data, labels=labels, status=status)
+    settings = BuildSettings(
+        batch=sizes,
+        capability=target.capability,
+        workspace_gib=workspace_gib,
+        opt_level=opt_level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        tf32=tf32,
+        timing_cache=_timings(target),
+    )
+    proto = load_onnx(graph)
+    facts = facts_of(proto, str(graph))
+    status(
+        f"building with {target.library.name} {target.library.version}: {facts.precision}, {target.capability}, "
+        f"batch {sizes}"
+    )
+    start = time.perf_counter()
+    with stop_on_signals() as stop:
+        built = build_plan(
+            _prepared(proto, facts, target, hardware_compatible),
+            target.library,
+            settings,
+            facts.precision,
+            heavy_nodes(proto, facts.precision),
+            report,
+            stop,
+        )
+    build_s = time.perf_counter() - start
+    _keep_timings(target, built, status)
+    description = _describe(built, settings, target, source, facts, precision)
+    described = write_description(engine, description)
+    with atomic_path(engine) as temporary:  # last: where there is an engine, there is all of it
+        temporary.write_bytes(built.plan)
+    return BuildReport(
+        onnx=source,
+        engine=engine,
+        files=(engine, described, *(rewritten.files if rewritten else ())),
+        description=description,
+        precision=rewritten,
+        build_s=build_s,
+        timing_cache=bool(settings.timing_cache) if target.library.name == "tensorrt" else None,
+    )
+
+
+def _prepared(model: onnx.ModelProto, facts: ModelFacts, target: Target, hardware_compatible: bool) -> onnx.ModelProto:
+    """The graph as the library takes it: ``spt`` nodes for the plugins of TensorRT, standard operators otherwise."""
+    if target.library.name == "tensorrt-rtx" or str(facts.model.backbone.packing) == "static":
+        return inlined(model)
+    if facts.model.backbone.spa_blocks:
+        import spt_plugins
+
+        # PTX of an older GPU runs on newer ones; sm_80 is the oldest that a hardware-compatible engine runs on.
+        spt_plugins.register(80 if hardware_compatible else None)
+    return model
+
+
+def _describe(
+    built: BuiltPlan,
+    settings: BuildSettings,
+    target: Target,
+    source: Path,
+    facts: ModelFacts,
+    precision: Precision | None,
+) -> EngineDescription:
+    command = ["spt-deploy build-engine", source.name, f"--runtime {target.library.name}", f"--batch {settings.batch}"]
+    command += [f"--{precision}"] if precision else []
+    command += [f"--arch {target.capability}"] if target.library.name == "tensorrt-rtx" else []
+    command += ["--version-compatible"] if settings.version_compatible else []
+    command += ["--hardware-compatible"] if settings.hardware_compatible else []
+    return EngineDescription(
+        runtime=target.library.name,
+        runtime_version=target.library.version,
+        precision=facts.precision,
+        narrow_layers=built.narrow_layers,
+        seen_in=built.seen_in,
+        gpu=target.gpu.name if target.gpu and target.library.name == "tensorrt" else "",
+        capability=target.capability,
+        batch=settings.batch,
+        version_compatible=settings.version_compatible,
+        hardware_compatible=settings.hardware_compatible,
+        onnx=source.name,
+        onnx_sha256=sha256(source.read_bytes()),
+        plan_bytes=len(built.plan),
+        plan_sha256=sha256(built.plan),
+        command=" ".join(command),
+        facts=facts,
+    )
+
+
+def _timings(target: Target) -> bytes:
+    """TensorRT's measurements of earlier builds."""
+    if target.library.name != "tensorrt" or target.gpu is None:
+        return b""
+    return read_cache(timing_cache_path(target.library.version, target.gpu))
+
+
+def _keep_timings(target: Target, built: BuiltPlan, status: Callable[[str], None]) -> None:
+    if not built.timing_cache or target.gpu is None:
+        return
+    try:
+        write_cache(timing_cache_path(target.library.version, target.gpu), built.timing_cache)
+    except OutputError as error:  # the next build takes longer, that is all
+        status(f"the measurements of this build are not kept: {error}")
