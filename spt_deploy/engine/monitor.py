@@ -19,6 +19,7 @@ class Steps:
 
     def start(self, phase: str, steps: int) -> None:
         """A phase of ``steps`` steps begins."""
+        self.finish(phase)  # names are those of running phases: an older one of this name is over
         self._phases[phase] = [0, steps]
         self.total += steps
 
