@@ -13,10 +13,11 @@ from spt_deploy.cli.options import FILE, IMAGE_SIZE, json_option
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from spt_deploy.engine.description import EngineDescription
     from spt_deploy.workflows.info import Info
 
 _NAMES_SHOWN = 6  # classes; all are in --json
-_KINDS = {"checkpoint": "checkpoint", "onnx": "ONNX file"}
+_KINDS = {"checkpoint": "checkpoint", "onnx": "ONNX file", "engine": "engine"}
 _HASH_SHOWN = 16  # hexadecimal digits, as git shows of its own; all are in --json
 
 
@@ -70,7 +71,8 @@ def _facts(found: Info) -> dict[str, str]:
         f"score over {backbone.threshold:g}" if backbone.selector == "threshold" else f"best {backbone.keep_ratio:.0%}"
     )
     installed = [f"{name}{'' if there else ' (not installed)'}" for name, there in found.runtimes.items()]
-    return {
+    engine = {} if found.engine is None else {"engine": _engine(found.engine)}
+    return engine | {
         "file": f"{found.path}, {_KINDS[found.kind]}, {found.size_mb:.1f} MB",
         "model": f"{backbone.name}, {found.parameters / 1e6:.2f} M parameters",
         "selection": f"stages {stages}, {rule}, packing {backbone.packing}" if stages else "none: a plain Swin",
@@ -81,6 +83,11 @@ def _facts(found: Info) -> dict[str, str]:
         "written by": f"spt-deploy {found.facts.tool_version}",
         "checkpoint": f"SHA-256 {found.facts.checkpoint_sha256[:_HASH_SHOWN]}",
     }
+
+
+def _engine(engine: EngineDescription) -> str:
+    made_for = f"{engine.gpu}, {engine.capability}" if engine.gpu else engine.capability
+    return f"{engine.runtime} {engine.runtime_version}, {engine.precision}, batch {engine.batch}, for {made_for}"
 
 
 def _work_table(found: Info) -> Table:

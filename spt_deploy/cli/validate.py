@@ -47,6 +47,9 @@ def command(
     comparing once more with the selection forced equal. With --labels the task's metric must be the same too. Exit
     code 1 when something differs.
 
+    The selection of an engine cannot be forced. Of a file exported with --selection all it tells what it selected, and
+    the reference is forced to that instead.
+
     \b
     spt-deploy validate runs/demo/best.pt runs/demo/best.onnx --data data/demo/val --labels data/demo
     """

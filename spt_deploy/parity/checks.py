@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from spt_deploy.errors import InputError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.parity.closed import compare_closed, infer_in_parts, is_closed
 from spt_deploy.parity.compare import Comparison, Difference, compare_outputs
 from spt_deploy.parity.inputs import Case
 from spt_deploy.parity.probe import Probe, open_probe
@@ -186,11 +187,12 @@ def compare_runners(
     check_same_model(reference.facts, candidate.facts, label_of(candidate))
     tolerance = tolerance_for(reference.precision, candidate.precision)
     selects = bool(reference.facts.model.backbone.spa_blocks)
-    probes = (open_probe(reference), open_probe(candidate)) if selects else None
+    closed = is_closed(candidate)
+    probes = (open_probe(reference), None if closed else open_probe(candidate)) if selects else None
     results = []
     for case in cases:
-        if probes is None and case.force is not None:
-            continue  # there is nothing to force
+        if case.force is not None and (probes is None or closed):
+            continue  # there is nothing to force, or no way to
         result = _run_case(case, reference, candidate, probes, tolerance)
         on_case(result)
         results.append(result)
@@ -198,19 +200,21 @@ def compare_runners(
 
 
 def _run_case(
-    case: Case, reference: Runner, candidate: Runner, probes: tuple[Probe, Probe] | None, tolerance: Tolerance
+    case: Case, reference: Runner, candidate: Runner, probes: tuple[Probe, Probe | None] | None, tolerance: Tolerance
 ) -> CaseResult:
     backbone = reference.facts.model.backbone
     count = len(case.images)
-    if probes is not None and case.force is not None:
+    if probes is not None and probes[1] is None:
+        return _run_closed(case, reference, candidate, probes[0], tolerance)
+    if probes is not None and probes[1] is not None and case.force is not None:
         sizes = [score.shape for score in probes[0].run(case.images[:1]).scores]
         masks = [np.full((count, shape[1]), case.force == "keep") for shape in sizes]
-        ours, theirs = (probe.run(case.images, masks).outputs for probe in probes)
+        ours, theirs = (probe.run(case.images, masks).outputs for probe in (probes[0], probes[1]))
         forced = compare_outputs(ours, theirs, tolerance)
         return CaseResult(case.name, count, None, forced, (), forced.passed, _verdict(forced.passed, 0, True))
 
-    free = compare_outputs(reference.infer(case.images), candidate.infer(case.images), tolerance)
-    if probes is None:
+    free = compare_outputs(infer_in_parts(reference, case.images), infer_in_parts(candidate, case.images), tolerance)
+    if probes is None or probes[1] is None:
         return CaseResult(case.name, count, free, None, (), free.passed, _verdict(free.passed, 0, True))
     seen = probes[0].run(case.images)
     held = probes[1].run(case.images, [kept_of(score, backbone) for score in seen.scores])
@@ -218,6 +222,22 @@ def _run_case(
     blocks = tuple(compare_selection(seen.scores, held.scores, backbone))
     flips = sum(block.flips for block in blocks)
     scores_agree = all(block.max_score_error <= tolerance.score for block in blocks)
+    passed = forced.passed and scores_agree and (free.passed or flips > 0)
+    return CaseResult(case.name, count, free, forced, blocks, passed, _verdict(passed, flips, scores_agree))
+
+
+def _run_closed(case: Case, reference: Runner, candidate: Runner, probe: Probe, tolerance: Tolerance) -> CaseResult:
+    """The candidate's selection can be seen, at best, and not be forced."""
+    count = len(case.images)
+    theirs = infer_in_parts(candidate, case.images)
+    free = compare_outputs(infer_in_parts(reference, case.images), theirs, tolerance)
+    found = compare_closed(probe, theirs, case.images, reference.facts.model.backbone, tolerance)
+    if found is None:
+        verdict = "equal" if free.passed else "outputs differ; export --selection all tells whether the selection does"
+        return CaseResult(case.name, count, free, None, (), free.passed, verdict)
+    forced, blocks = found
+    flips = sum(block.flips for block in blocks)
+    scores_agree = all(block.max_margin <= tolerance.score for block in blocks)
     passed = forced.passed and scores_agree and (free.passed or flips > 0)
     return CaseResult(case.name, count, free, forced, blocks, passed, _verdict(passed, flips, scores_agree))
 
@@ -237,8 +257,8 @@ def batch_independence(runner: Runner, images: npt.NDArray[np.float32]) -> Indep
     """
     tolerance = tolerance_for(runner.precision)
     alone: list[Arrays] = [runner.infer(images[i : i + 1]) for i in range(len(images))]
-    together = runner.infer(images)
-    backwards = runner.infer(np.ascontiguousarray(images[::-1]))
+    together = infer_in_parts(runner, images)
+    backwards = infer_in_parts(runner, np.ascontiguousarray(images[::-1]))
     worst: dict[str, list[Difference]] = {}
     for i, single in enumerate(alone):
         for batch, at in ((together, i), (backwards, len(images) - 1 - i)):

@@ -123,4 +123,7 @@ def open_probe(runner: Runner) -> Probe:
         return _OnnxRuntimeProbe(runner)
     if runner.runtime == "openvino":
         return _OpenVinoProbe(runner)
-    raise UsageError(f"the {runner.runtime} runtime cannot be probed; validate takes torch, onnxruntime and openvino")
+    raise UsageError(
+        f"{runner.path.name} is an engine, whose selection cannot be forced: name it after the checkpoint or ONNX file "
+        "that it is compared with, and bench it without --ratio"
+    )

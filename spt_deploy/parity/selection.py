@@ -8,7 +8,8 @@ it must lie within the scores' tolerance of the threshold.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,21 +93,35 @@ def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDA
 
 def compare_selection(reference: Scores, candidate: Scores, backbone: BackboneConfig) -> list[BlockSelection]:
     """Compare the scores of each SPA block, each B x N, both computed under the same forced selection upstream."""
+    masks = [kept_of(score, backbone) for score in candidate]
+    blocks = compare_masks(reference, masks, backbone)
+    errors = [float(np.abs(ours - theirs).max()) for ours, theirs in zip(reference, candidate, strict=True)]
+    return [replace(block, max_score_error=error) for block, error in zip(blocks, errors, strict=True)]
+
+
+def compare_masks(
+    reference: Scores, kept: Sequence[npt.NDArray[np.bool_]], backbone: BackboneConfig
+) -> list[BlockSelection]:
+    """Compare the scores of each SPA block with what another kept, each B x N, under the same selection upstream.
+
+    ``max_score_error`` is the least that explains the flips: the largest margin.
+    """
     blocks = []
-    for name, ours, theirs in zip(backbone.spa_blocks, reference, candidate, strict=True):
-        kept, their_kept = kept_of(ours, backbone), kept_of(theirs, backbone)
-        flipped = kept != their_kept
-        either = int((kept | their_kept).sum())
+    for name, ours, their_kept in zip(backbone.spa_blocks, reference, kept, strict=True):
+        our_kept = kept_of(ours, backbone)
+        flipped = our_kept != their_kept
+        either = int((our_kept | their_kept).sum())
         margin = np.abs(ours - cut_of(ours, backbone))
+        furthest = float(margin[flipped].max()) if flipped.any() else 0.0
         blocks.append(
             BlockSelection(
                 block=name,
                 tokens=ours.size,
-                kept=int(kept.sum()),
-                overlap=float((kept & their_kept).sum()) / either if either else 1.0,
+                kept=int(our_kept.sum()),
+                overlap=float((our_kept & their_kept).sum()) / either if either else 1.0,
                 flips=int(flipped.sum()),
-                max_margin=float(margin[flipped].max()) if flipped.any() else 0.0,
-                max_score_error=float(np.abs(ours - theirs).max()),
+                max_margin=furthest,
+                max_score_error=furthest,
             )
         )
     return blocks

@@ -20,7 +20,7 @@ from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.runtimes import Runner, open_runner
-from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind
+from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, is_installed
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.bench_work import forced_mask, gmacs, one_size
 
@@ -76,7 +76,7 @@ def bench(
     """Time artefacts on random images, contenders taking turns.
 
     Args:
-        artefacts: checkpoints and ONNX files, of any models; none takes the newest artefact.
+        artefacts: checkpoints, ONNX files and engines, of any models; none takes the newest artefact.
         runtimes: only these; empty takes every installed runtime that takes the artefact.
         device: of the runtimes that have a choice.
         batches: images a run; each is a comparison of its own.
@@ -155,8 +155,11 @@ def _runners(path: Path, runtimes: Sequence[str], device: str) -> list[Runner]:
     for name in runtimes:
         if name not in RUNTIME_NAMES:
             raise UsageError(f"runtime is {name!r}; known are {', '.join(RUNTIME_NAMES)}")
-    fitting = RUNTIMES[artefact_kind(path)]
-    names = [n for n in fitting if n in runtimes or (not runtimes and importlib.util.find_spec(n) is not None)]
+    kind = artefact_kind(path)
+    if kind == "engine":
+        return [open_runner(path)]
+    fitting = RUNTIMES[kind]
+    names = [n for n in fitting if n in runtimes or (not runtimes and is_installed(n))]
     if not names:
         raise RuntimeMissingError(f"no runtime that takes {path.name} is left; it runs in {', '.join(fitting)}")
     return [open_runner(path, name, "cpu" if name == "openvino" else device) for name in names]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spt_deploy.config import BackboneConfig, ModelConfig, check_image_size
+from spt_deploy.engine.description import EngineDescription, read_description, read_plan
 from spt_deploy.errors import ArtefactError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.model.checkpoint import load_checkpoint, sha256_of
 from spt_deploy.model.complexity import Complexity, complexity, kept_tokens
 from spt_deploy.runtimes.onnx_file import read_facts
-from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind
+from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, is_installed
 from spt_deploy.workflows.artefacts import find_artefact
 
 
@@ -49,13 +49,14 @@ class Info:
     Attributes:
         path: of the artefact.
         why: how it was found; empty when it was named.
-        kind: ``checkpoint`` or ``onnx``.
+        kind: ``checkpoint``, ``onnx`` or ``engine``.
         size_mb: of the file, in 10^6 bytes.
         facts: what it says of itself; the SHA-256 of a checkpoint is that of the file.
         image_size: (height, width) in pixels that the work is counted at.
         work: with everything kept, and then as asked for or measured.
         swin_macs: of the same model without selection.
         runtimes: those that take this kind of artefact, and whether they are installed here.
+        engine: what lies beside an engine; None of other kinds.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Info:
     work: tuple[Work, ...]
     swin_macs: int
     runtimes: dict[str, bool]
+    engine: EngineDescription | None = None
 
     @property
     def parameters(self) -> int:
@@ -85,6 +87,7 @@ class Info:
             "work": [work.to_dict() for work in self.work],
             "swin_macs": self.swin_macs,
             "runtimes": self.runtimes,
+            "engine": self.engine.to_dict() if self.engine else None,
         }
 
 
@@ -97,7 +100,7 @@ def info(
     """Look at an artefact.
 
     Args:
-        artefact: a checkpoint or an exported ONNX file; None takes the newest, see ``find_artefact``.
+        artefact: a checkpoint, an exported ONNX file or an engine; None takes the newest, see ``find_artefact``.
         select_ratio: share of tokens that SPA blocks keep, for counting the work; None takes what training measured in
             validation, where a checkpoint carries that.
         image_size: (height, width) in pixels to count the work at; None takes the artefact's.
@@ -107,13 +110,18 @@ def info(
         ArtefactError: when the file is no artefact of this toolkit, or damaged.
         UsageError: when ``select_ratio`` or ``image_size`` is out of range.
     """
-    path, why = find_artefact(artefact, ("onnx", "checkpoint"))
+    path, why = find_artefact(artefact)
     kind = artefact_kind(path)
+    engine = None
     training: Mapping[str, Any] = {}
     if kind == "checkpoint":
         checkpoint = load_checkpoint(path)
         facts = replace(checkpoint.facts, checkpoint_sha256=sha256_of(path))
         training = checkpoint.training
+    elif kind == "engine":
+        engine = read_description(path)
+        read_plan(path, engine)  # a description of another file would tell of the wrong one
+        facts = engine.facts
     else:
         facts = read_facts(path)
     size = check_image_size(image_size or facts.preprocessing.size)
@@ -134,7 +142,8 @@ def info(
         image_size=size,
         work=work,
         swin_macs=complexity(_without_selection(facts.model), size).total.macs,
-        runtimes={name: importlib.util.find_spec(name) is not None for name in RUNTIMES[kind]},
+        runtimes={name: is_installed(name) for name in ((engine.runtime,) if engine else RUNTIMES[kind])},
+        engine=engine,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import InputError
 from spt_deploy.parity.checks import label_of
+from spt_deploy.parity.closed import infer_in_parts
 from spt_deploy.runtimes import Runner
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import DataSet, Samples
@@ -98,7 +99,7 @@ def _measure(runner: Runner, data: DataSet, batch: int) -> tuple[str, int, dict[
     images = 0
     for part in loader.epoch(0):
         if part.paths:
-            meter.add(runner.infer(part.images.numpy()), part)
+            meter.add(infer_in_parts(runner, part.images.numpy()), part)
             images += len(part.paths)
     if not images:
         raise InputError(f"none of the {len(data.val)} validation images can be read")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spt_deploy.engine.description import read_description
 from spt_deploy.errors import UsageError
+from spt_deploy.facts import ModelFacts
 from spt_deploy.parity.checks import (
     IndependenceReport,
     PairReport,
@@ -83,7 +85,7 @@ def validate(
     """Compare artefacts and runtimes; the first artefact, in its best runtime, is the reference.
 
     Args:
-        artefacts: checkpoints and ONNX files of one model; none takes the newest checkpoint and its ONNX file.
+        artefacts: checkpoints, ONNX files and engines of one model; none takes the newest checkpoint and its ONNX file.
         data: a folder of images that go through the model's own preprocessing, beside the generated inputs.
         labels: a data set on whose validation images the task's metric is taken of every artefact in every runtime.
         format: of ``labels``; None looks at the folder.
@@ -151,7 +153,7 @@ def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes:
     for name in runtimes:
         if name not in RUNTIMES["onnx"]:
             raise UsageError(f"runtime is {name!r}; those that take an ONNX file are {', '.join(RUNTIMES['onnx'])}")
-    exported = [read_facts(path) for path in paths if artefact_kind(path) == "onnx"]
+    exported = [_facts_of(path) for path in paths if artefact_kind(path) != "checkpoint"]
     runners: list[Runner] = []
     for path in paths:
         if artefact_kind(path) == "checkpoint":
@@ -161,9 +163,16 @@ def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes:
             else:
                 runners.append(TorchRunner(path, device))
             continue
+        if artefact_kind(path) == "engine":
+            runners.append(open_runner(path))
+            continue
         for name in runtimes or RUNTIMES["onnx"]:
             if not runtimes and importlib.util.find_spec(name) is None:
                 notes.append(f"{name} is not installed and was left out (pip install {name})")
                 continue
             runners.append(open_runner(path, name, "cpu" if name == "openvino" else device))
     return runners
+
+
+def _facts_of(path: Path) -> ModelFacts:
+    return read_description(path).facts if artefact_kind(path) == "engine" else read_facts(path)

@@ -1,0 +1,66 @@
+"""Artefacts that cannot be opened for inspection: an engine's selection can be seen, and not be forced.
+
+So the reference runs once more with the *engine's* selection forced on it, which an engine of a file exported with
+``--selection all`` gives as outputs. Then the outputs must agree, and a token on which the two differ must lie within
+the scores' tolerance of the threshold, in the reference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from spt_deploy.config import BackboneConfig
+from spt_deploy.parity.compare import Comparison, compare_outputs
+from spt_deploy.parity.probe import Probe
+from spt_deploy.parity.selection import BlockSelection, compare_masks
+from spt_deploy.parity.tolerances import Tolerance
+from spt_deploy.runtimes.base import Arrays, Runner
+
+
+def is_closed(runner: Runner) -> bool:
+    """Whether an artefact is an engine."""
+    return runner.runtime.startswith("tensorrt")
+
+
+def infer_in_parts(runner: Runner, images: npt.NDArray[np.float32]) -> Arrays:
+    """Run a batch of any size, in parts that the artefact takes; as ``Runner.infer`` otherwise."""
+    step = min(runner.max_batch or len(images), len(images))
+    parts = [runner.infer(images[start : start + step]) for start in range(0, len(images), step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def kept_masks(outputs: Arrays, backbone: BackboneConfig) -> list[npt.NDArray[np.bool_]] | None:
+    """What each SPA block kept, B x N bool; None where the outputs do not say."""
+    names = [f"kept_{block}" for block in backbone.spa_blocks]
+    if not all(name in outputs for name in names):
+        return None
+    return [outputs[name].reshape(len(outputs[name]), -1).astype(np.bool_) for name in names]
+
+
+def compare_closed(
+    probe: Probe,
+    candidate: Arrays,
+    images: npt.NDArray[np.float32],
+    backbone: BackboneConfig,
+    tolerance: Tolerance,
+) -> tuple[Comparison, tuple[BlockSelection, ...]] | None:
+    """The reference under the candidate's selection against the candidate; None where that does not tell it.
+
+    Args:
+        probe: of the reference.
+        candidate: its outputs.
+        images: that both have run.
+        backbone: of both.
+        tolerance: of the less precise of the two.
+    """
+    masks = kept_masks(candidate, backbone)
+    if masks is None:
+        return None
+    under_theirs = probe.run(images, masks)
+    blocks = tuple(compare_masks(under_theirs.scores, masks, backbone))
+    return compare_outputs(under_theirs.outputs, _without_masks(candidate), tolerance), blocks
+
+
+def _without_masks(outputs: Arrays) -> Arrays:
+    return {name: value for name, value in outputs.items() if not name.startswith("kept_")}
