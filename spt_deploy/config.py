@@ -5,13 +5,14 @@ Stages are numbered 1 to 4, as in the paper: ``spa_stages=(3, 4)`` is SPT, ``spa
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from spt_deploy.errors import UsageError
 
 Task = Literal["classify", "multilabel", "detect"]
-Packing = Literal["batch", "per-image"]
+Packing = Literal["batch", "per-image", "static"]
 Selector = Literal["threshold", "topk"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -53,7 +54,9 @@ class BackboneConfig:
             ``keep_ratio`` best of every image (uniform selection, SparseViT).
         threshold: of the sigmoid score, in (0, 1); the paper's 0.01.
         keep_ratio: share of tokens that ``topk`` keeps, in (0, 1].
-        packing: ``batch`` fills containers across images, ``per-image`` starts each image in a new one.
+        packing: ``batch`` fills containers across images, ``per-image`` starts each image in a new one, ``static``
+            gives each image a fixed number of them.
+        capacity: share of an image's tokens that ``static`` packing has room for, in (0, 1].
         gate_bias: initial bias of every gate; +4 starts near Swin (sigmoid(4) = 0.982).
 
     Raises:
@@ -73,6 +76,7 @@ class BackboneConfig:
     keep_ratio: float = 0.5
     packing: Packing = "batch"
     gate_bias: float = 4.0
+    capacity: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("depths", "heads", "spa_stages"):  # JSON gives lists
@@ -93,6 +97,8 @@ class BackboneConfig:
             raise UsageError(f"threshold is {self.threshold}; expected a number between 0 and 1, both excluded")
         if not 0.0 < self.keep_ratio <= 1.0:
             raise UsageError(f"keep_ratio is {self.keep_ratio}; expected a number above 0 and at most 1")
+        if not 0.0 < self.capacity <= 1.0:
+            raise UsageError(f"capacity is {self.capacity}; expected a share of the tokens, above 0 and at most 1")
         if not 0.0 <= self.drop_path < 1.0:
             raise UsageError(f"drop_path is {self.drop_path}; expected a number from 0 to below 1")
         _one_of("selector", self.selector, SELECTORS)
@@ -120,6 +126,16 @@ class BackboneConfig:
     def stage_width(self, stage: int) -> int:
         """Channels of stage 1 to 4."""
         return self.embed_dim << (stage - 1)
+
+    def static_slots(self, tokens: int) -> int:
+        """Slots of an image of so many tokens under ``static`` packing: whole containers, for each is computed whole.
+
+        ``topk`` never overflows: it has room for what it keeps.
+        """
+        share = max(self.capacity, self.keep_ratio) if self.selector == "topk" else self.capacity
+        length = self.window * self.window
+        # Rounded first: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
+        return max(1, math.ceil(round(share * tokens, 6) / length)) * length
 
     @property
     def spa_blocks(self) -> tuple[str, ...]:

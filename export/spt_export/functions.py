@@ -4,14 +4,17 @@ A runtime that does not know the operators inlines these; `spt_deploy.model.refe
 PyTorch, and a test compares them. The bodies serve fp32 and fp16 alike: constants are cast like the data.
 Empty selections are legal everywhere, so no Reshape here infers a dimension of something that may be empty.
 
-onnxscript compiles the bodies from their source, so they hold tensors and operators only.
+`static_functions.py` has those of static packing. onnxscript compiles the bodies from their source, so they hold
+tensors and operators only.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import FunctionProto, TensorProto
-from onnxscript import script
+from onnxscript import OnnxFunction, script
 from onnxscript import values as onnxscript_values
 from onnxscript.onnx_opset import opset20 as op
 
@@ -20,13 +23,14 @@ from spt_deploy.model.operators import DOMAIN, OPSET_VERSION, PLUGIN_ATTRIBUTES
 from spt_deploy.model.reference import MASKED
 
 ONNX_OPSET = 20
-_spt = onnxscript_values.Opset(DOMAIN, OPSET_VERSION)
-_FLOAT = TensorProto.FLOAT
-_INT32 = TensorProto.INT32
-_INT64 = TensorProto.INT64
+SPT = onnxscript_values.Opset(DOMAIN, OPSET_VERSION)
+FLOAT = TensorProto.FLOAT
+INT32 = TensorProto.INT32
+INT64 = TensorProto.INT64
+BOOL = TensorProto.BOOL
 
 
-@script(_spt)
+@script(SPT)
 def SelectTokens(logits, order, threshold):  # noqa: N802
     keep = op.Greater(op.Gather(logits, order, axis=1), threshold)
     index = op.NonZero(keep)
@@ -37,12 +41,12 @@ def SelectTokens(logits, order, threshold):  # noqa: N802
     nothing = op.Expand(op.Constant(value_int=-1), op.Reshape(op.Size(logits), op.Constant(value_ints=[1])))
     slots = op.ScatterElements(nothing, token_of_slot, op.Range(0, kept, 1), axis=0)
     slot_of_token = op.Reshape(slots, op.Shape(logits))
-    counts = op.ReduceSum(op.Cast(keep, to=_INT64), op.Constant(value_ints=[1]), keepdims=0)
+    counts = op.ReduceSum(op.Cast(keep, to=INT64), op.Constant(value_ints=[1]), keepdims=0)
     cu_seqlens = op.Concat(op.Constant(value_ints=[0]), op.CumSum(counts, 0), axis=0)
     return token_of_slot, slot_of_token, cu_seqlens
 
 
-@script(_spt)
+@script(SPT)
 def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
     every_row = op.Concat(op.Constant(value_ints=[-1]), op.Shape(h, start=2), axis=0)
     rows = op.Gather(op.Reshape(h, every_row), token_of_slot, axis=0)
@@ -51,7 +55,7 @@ def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
     return qkv
 
 
-@script(_spt)
+@script(SPT)
 def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     before = op.Slice(cu_seqlens, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
     after = op.Slice(cu_seqlens, op.Constant(value_ints=[1]), op.Constant(value_ints=[2147483647]))
@@ -59,7 +63,7 @@ def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     ends = op.CumSum(count, 0)
     index = op.Range(0, op.Squeeze(op.Gather(ends, op.Constant(value_ints=[-1]))), 1)
     passed = op.GreaterOrEqual(op.Unsqueeze(index, op.Constant(value_ints=[1])), ends)
-    image = op.ReduceSum(op.Cast(passed, to=_INT64), op.Constant(value_ints=[1]), keepdims=0)
+    image = op.ReduceSum(op.Cast(passed, to=INT64), op.Constant(value_ints=[1]), keepdims=0)
     # Within an image a slot and its place differ by a constant.
     offset = op.Sub(before, op.Mul(op.Sub(ends, count), length))
     first = op.Add(op.Mul(index, length), op.Gather(offset, image))
@@ -72,7 +76,7 @@ def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     return slots, sees, places
 
 
-@script(_spt)
+@script(SPT)
 def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     kept = op.Squeeze(op.Shape(token_of_slot))
     count = op.Div(op.Sub(op.Add(kept, length), 1), length)
@@ -86,19 +90,13 @@ def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     return slots, sees, places
 
 
-@script(_spt)
-def PackedAttention(  # noqa: N802
-    qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
-):
-    length = op.Mul(window, window)
-    slots, sees, places = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
-
+@script(SPT)
+def MaskedBias(token, sees, bias_table, window, width):  # noqa: N802
     # Relative position bias and mask in one gather: the row after the table's last is the masked one.
-    token = op.Mod(op.Gather(token_of_slot, slots), tokens)
-    y = op.Cast(op.Div(token, width), to=_INT32)
-    x = op.Cast(op.Mod(token, width), to=_INT32)
-    reach = op.Cast(op.Sub(window, 1), to=_INT32)
-    side = op.Add(op.Add(reach, reach), op.Cast(1, to=_INT32))
+    y = op.Cast(op.Div(token, width), to=INT32)
+    x = op.Cast(op.Mod(token, width), to=INT32)
+    reach = op.Cast(op.Sub(window, 1), to=INT32)
+    side = op.Add(op.Add(reach, reach), op.Cast(1, to=INT32))
     dy = op.Sub(op.Unsqueeze(y, op.Constant(value_ints=[2])), op.Unsqueeze(y, op.Constant(value_ints=[1])))
     dx = op.Sub(op.Unsqueeze(x, op.Constant(value_ints=[2])), op.Unsqueeze(x, op.Constant(value_ints=[1])))
     far = op.Neg(reach)
@@ -109,6 +107,18 @@ def PackedAttention(  # noqa: N802
     masked_values = op.Expand(masked, op.Concat(op.Constant(value_ints=[1]), op.Shape(bias_table, start=1), axis=0))
     table = op.Transpose(op.Concat(bias_table, masked_values, axis=0), perm=[1, 0])
     bias = op.Gather(table, index, axis=1)  # heads x K x L x L
+    return bias
+
+
+@script(SPT)
+def PackedAttention(  # noqa: N802
+    qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
+):
+    length = op.Mul(window, window)
+    slots, sees, places = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
+
+    token = op.Mod(op.Gather(token_of_slot, slots), tokens)
+    bias = MaskedBias(token, sees, bias_table, window, width)
 
     # Rows 3s, 3s + 1, 3s + 2 of the regrouped matrix are query, key and value of slot s.
     channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
@@ -119,16 +129,16 @@ def PackedAttention(  # noqa: N802
     q = op.Transpose(op.Reshape(op.Gather(grouped, of_query), by_head), perm=[2, 0, 1, 3])
     k = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 1)), by_head), perm=[2, 0, 3, 1])
     v = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 2)), by_head), perm=[2, 0, 1, 3])
-    scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=_FLOAT)))
+    scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
     scores = op.Add(op.MatMul(op.Mul(q, op.CastLike(scale, q)), k), bias)
-    weights = op.CastLike(op.Softmax(op.Cast(scores, to=_FLOAT), axis=-1), v)
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
     attended = op.Transpose(op.MatMul(weights, v), perm=[1, 2, 0, 3])
     flat = op.Concat(op.Reshape(op.Size(slots), op.Constant(value_ints=[1])), channels, axis=0)
     o = op.Gather(op.Reshape(attended, flat), places, axis=0)
     return o
 
 
-@script(_spt)
+@script(SPT)
 def UnpackProject(o, token_of_slot, slot_of_token, residual, weight, bias):  # noqa: N802
     projected = op.Gemm(o, weight, bias, transB=1)
     one_row = op.Concat(op.Constant(value_ints=[1]), op.Shape(o, start=1), axis=0)
@@ -145,18 +155,27 @@ def function_protos(packing: Packing) -> list[FunctionProto]:
     Args:
         packing: how containers are cut; a file holds one way only, and its ``PackedAttention`` nodes say which.
     """
-    containers = ContainersBatch if packing == "batch" else ContainersPerImage
+    operators: tuple[OnnxFunction[..., Any], ...]
+    helpers: tuple[OnnxFunction[..., Any], ...]
+    if packing == "static":
+        from spt_export import static_functions as static
+
+        operators = (static.SelectTokens, static.PackedQKV, static.PackedAttention, static.UnpackProject)
+        helpers = (MaskedBias,)
+    else:
+        operators = (SelectTokens, PackedQKV, PackedAttention, UnpackProject)
+        helpers = (ContainersBatch if packing == "batch" else ContainersPerImage, MaskedBias)
     protos: list[FunctionProto] = []
-    for function in (SelectTokens, PackedQKV, containers, PackedAttention, UnpackProject):
+    for function in (*helpers, *operators):
         proto = function.to_function_proto()
-        if proto.name == containers.name:
+        if function in (ContainersBatch, ContainersPerImage):
             proto.name = "Containers"
         for node in proto.node:
             if node.op_type == ContainersPerImage.name:
                 node.op_type = "Containers"
-        if function is not containers:
+        if function in operators:
             proto.attribute.extend(PLUGIN_ATTRIBUTES)
-        if function is PackedAttention:
+        if proto.name == PackedAttention.name:
             proto.attribute.append("packing")
         protos.append(proto)
     return protos

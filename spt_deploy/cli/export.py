@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from spt_deploy.cli.options import FILE, image_size_option, json_option
+from spt_deploy.errors import UsageError
 
 
 @click.command("export")
@@ -16,11 +18,18 @@ from spt_deploy.cli.options import FILE, image_size_option, json_option
 @image_size_option
 @click.option(
     "--packing",
-    type=click.Choice(["per-image", "batch"]),
+    type=click.Choice(["per-image", "batch", "static"]),
     default="per-image",
     show_default=True,
-    help="per-image: an answer never depends on the rest of the batch; batch: no slot is wasted.",
+    help="per-image: an answer never depends on the rest of the batch; batch: no slot is wasted; static: every shape "
+    "is known, for TensorRT-RTX.",
 )
+@click.option(
+    "--capacity",
+    metavar="SHARE|auto",
+    help="static: room for this share of the tokens; auto takes what --data needs.  [default: 0.5]",
+)
+@click.option("--data", type=FILE, help="Folder of images to measure on how much room the selection needs.")
 @click.option(
     "--threshold",
     type=float,
@@ -39,6 +48,8 @@ def command(
     output: Path | None,
     imgsz: tuple[int, int] | None,
     packing: str,
+    capacity: str | None,
+    data: Path | None,
     threshold: float | None,
     selection: str,
     as_json: bool,
@@ -51,6 +62,7 @@ def command(
     \b
     spt-deploy export runs/demo/best.pt
     spt-deploy export ckpt.pt -o model.onnx --imgsz 800x1280
+    spt-deploy export ckpt.pt --packing static --capacity auto --data photos/
     """
     from spt_deploy.cli.console import status
     from spt_deploy.workflows.export import export
@@ -61,6 +73,8 @@ def command(
         image_size=imgsz,
         packing=packing,  # type: ignore[arg-type]
         threshold=threshold,
+        capacity=_capacity(capacity),
+        data=data,
         selection=selection,  # type: ignore[arg-type]
         status=status,
     )
@@ -71,6 +85,22 @@ def command(
     for kind, shapes in (("in", report.inputs), ("out", report.outputs)):
         for name, shape in shapes.items():
             click.echo(f"  {kind:3} {name:14} {' x '.join(str(side) for side in shape)}")
+    if report.capacity is not None:
+        click.echo(f"room for {report.capacity:.0%} of the tokens of an image; what overflows is dropped and counted")
+    if report.need is not None:
+        blocks = ", ".join(f"{name} {share:.1%}" for name, share in report.need.blocks.items())
+        click.echo(
+            f"99.9 % of {report.need.images} images need no more than {blocks}: --capacity {report.need.capacity:g}"
+        )
     if report.parity is not None:
         worst = max(d.max_absolute for d in report.parity.differences.values())
         click.echo(f"equal to PyTorch on {len(report.parity.cases)} cases, largest difference {worst:.1e}")
+
+
+def _capacity(text: str | None) -> float | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"capacity is {text!r}; expected a share such as 0.5, or auto") from error

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from spt_deploy.config import BackboneConfig, check_image_size
 from spt_deploy.model.blocks import SpaBlock, SwinBlock, gate_layer, gate_logits
+from spt_deploy.model.operators import STATIC
 
 PATCH = 4  # pixels of a side of one token in stage 1
 
@@ -32,6 +33,7 @@ class BackboneOutput:
         scores: of each SPA block in order, B x h x w float32, logits before the sigmoid.
         kept: of each SPA block in order, B x h x w bool.
         spa_stages: the stage (1 to 4) of each SPA block in order.
+        wanted: what each SPA block would have kept with room for all, like ``kept``; empty but for static packing.
     """
 
     tokens: tuple[Tensor, ...]
@@ -39,6 +41,15 @@ class BackboneOutput:
     scores: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
     spa_stages: tuple[int, ...]
+    wanted: tuple[Tensor, ...] = ()
+
+    @property
+    def overflow(self) -> Tensor:
+        """Tokens that static packing dropped for want of room, B x SPA blocks int64."""
+        lost = [
+            want.flatten(1).sum(1) - keep.flatten(1).sum(1) for want, keep in zip(self.wanted, self.kept, strict=True)
+        ]
+        return torch.stack(lost, dim=1)
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
@@ -168,6 +179,7 @@ class Backbone(nn.Module):
         tokens: list[Tensor] = []
         scores: list[Tensor] = []
         kept: list[Tensor] = []
+        wanted: list[Tensor] = []
         gate_scores: Tensor | None = None
         finer: Tensor | None = None  # B x h x w logits of the finer scale
         for number, stage in enumerate(self.stages, start=1):
@@ -182,16 +194,24 @@ class Backbone(nn.Module):
                 if isinstance(block, SpaBlock):
                     size = x.shape[:3]
                     mask = None if forced is None else forced[len(kept)].flatten(1)
-                    x, logits, mask = block(x, None if finer is None else finer.flatten(1), self.threshold, mask)
+                    x, logits, keep = block(x, None if finer is None else finer.flatten(1), self.threshold, mask)
                     scores.append(logits.view(size))
-                    kept.append(mask.view(size))
+                    kept.append(keep.view(size))
+                    if self.config.packing == STATIC:
+                        wanted.append(self._wanted(logits, mask, keep).view(size))
                 else:
                     x = block(x)
             if stage.is_spa:
                 finer = scores[-1]
             tokens.append(x)
         stages = tuple(int(name.split(".")[0]) for name in self.config.spa_blocks)
-        return BackboneOutput(tuple(tokens), gate_scores, tuple(scores), tuple(kept), stages)
+        return BackboneOutput(tuple(tokens), gate_scores, tuple(scores), tuple(kept), stages, tuple(wanted))
+
+    def _wanted(self, logits: Tensor, forced: Tensor | None, kept: Tensor) -> Tensor:
+        """What a block was to keep; a ranking never asks for more than there is room for."""
+        if self.config.selector == "topk":
+            return kept
+        return logits > self.threshold if forced is None else forced
 
 
 def stage_sizes(image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:

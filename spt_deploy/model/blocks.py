@@ -182,9 +182,11 @@ class SpaBlock(nn.Module):
             threshold = torch.zeros_like(threshold)
         shift = effective_shift(height, width, self.config.window, self.shift)
         order = window_order(height, width, self.config.window, shift, x.device)
-        token_of_slot, slot_of_token, cu_seqlens = operators.select_tokens(selection, order, threshold)
+        packing = self.config.packing
+        slots = self.config.static_slots(height * width) if packing == operators.STATIC else None
+        token_of_slot, slot_of_token, cu_seqlens = operators.select_tokens(selection, order, threshold, slots)
         attn = self.attn
-        qkv = operators.packed_qkv(h, gate, token_of_slot, attn.qkv.weight, attn.qkv.bias)
+        qkv = operators.packed_qkv(h, gate, token_of_slot, attn.qkv.weight, attn.qkv.bias, packing)
         o = operators.packed_attention(
             qkv,
             token_of_slot,
@@ -194,9 +196,9 @@ class SpaBlock(nn.Module):
             window=attn.window,
             tokens=height * width,
             width=width,
-            packing=self.config.packing,
+            packing=packing,
         )
-        project = attn.proj.weight, attn.proj.bias
+        project = attn.proj.weight, attn.proj.bias, packing
         if self.training and self.drop_path.rate:
             zeros = torch.zeros_like(residual)
             branch = operators.unpack_project(o, token_of_slot, slot_of_token, zeros, *project)

@@ -20,10 +20,14 @@ class ModelOutput:
     features: BackboneOutput
 
     def named(self) -> dict[str, Tensor]:
-        """The outputs of a deployed model in their fixed order: the task's, then ``select_ratio`` and ``selection``."""
+        """The outputs of a deployed model in their fixed order: the task's, then ``select_ratio`` and ``selection``.
+
+        Under static packing ``overflow`` follows, B x SPA blocks int64: tokens for which there was no room.
+        """
         if not self.features.kept:
             return self.task
-        return self.task | {"select_ratio": self.features.select_ratio, "selection": self.features.selection}
+        named = self.task | {"select_ratio": self.features.select_ratio, "selection": self.features.selection}
+        return named | {"overflow": self.features.overflow} if self.features.wanted else named
 
 
 class SptModel(nn.Module):

@@ -7,7 +7,8 @@
 
 Signatures, shapes and dtypes are those of `reference.py`. Kernels make S the upper bound B*N and fill
 ``token_of_slot`` with -1 past the last kept token, so that no shape has to leave the device; which devices do so
-is noted in ``BOUNDED_DEVICES``. Under autocast the operators take and give its dtype, as a linear layer does.
+is noted in ``BOUNDED_DEVICES``. Static packing (`static_packing.py`) has no kernels: on every device it is the
+functions of that module. Under autocast the operators take and give its dtype, as a linear layer does.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spt_deploy.model import reference
+from spt_deploy.model import reference, static_packing
 
 DOMAIN = "spt"
 OPSET_VERSION = 1
+STATIC = "static"  # packing
 
 # Device types whose registered kernels return lists of the upper bound's length.
 BOUNDED_DEVICES: set[str] = set()
@@ -118,27 +120,33 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in tensors)
 
 
-def select_tokens(logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.select_tokens`; a selection has no gradient."""
+def select_tokens(
+    logits: Tensor, order: Tensor, threshold: Tensor, slots: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.select_tokens`, or `static_packing` where an image has so many ``slots``; there is no gradient."""
     if torch.onnx.is_in_onnx_export():
         batch, tokens = logits.shape
         outputs = torch.onnx.ops.symbolic_multi_out(
             "spt::SelectTokens",
             (logits, order, threshold),
-            attrs=PLUGIN_ATTRIBUTES,
+            attrs=PLUGIN_ATTRIBUTES if slots is None else {"slots": slots, **PLUGIN_ATTRIBUTES},
             dtypes=(torch.int64, torch.int64, torch.int64),
-            shapes=((batch * tokens,), (batch, tokens), (batch + 1,)),
+            shapes=((batch * (tokens if slots is None else slots),), (batch, tokens), (batch + 1,)),
             version=OPSET_VERSION,
         )
         return outputs[0], outputs[1], outputs[2]
+    if slots is not None:
+        return static_packing.select_tokens(logits.detach(), order, threshold, slots)
     if torch.is_grad_enabled():
         return reference.select_tokens(logits.detach(), order, threshold)
     kept: tuple[Tensor, Tensor, Tensor] = _select_tokens(logits, order, threshold)
     return kept
 
 
-def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `reference.packed_qkv`."""
+def packed_qkv(
+    h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, bias: Tensor, packing: str = "batch"
+) -> Tensor:
+    """See `reference.packed_qkv`; ``packing`` is that of `packed_attention`."""
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             "spt::PackedQKV",
@@ -148,6 +156,8 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
             shape=(token_of_slot.shape[0], weight.shape[0]),
             version=OPSET_VERSION,
         )
+    if packing == STATIC:
+        return static_packing.packed_qkv(h, gate, token_of_slot, weight, bias)
     if torch.is_grad_enabled():
         return reference.packed_qkv(h, gate, token_of_slot, weight, bias)
     h, weight, bias = _autocast(h, weight, bias)
@@ -184,6 +194,10 @@ def packed_attention(
             shape=(qkv.shape[0], qkv.shape[1] // 3),
             version=OPSET_VERSION,
         )
+    if packing == STATIC:
+        return static_packing.packed_attention(
+            qkv, token_of_slot, bias_table, heads=heads, window=window, tokens=tokens, width=width
+        )
     sizes = {"heads": heads, "window": window, "tokens": tokens, "width": width, "packing": packing}
     if torch.is_grad_enabled():
         return reference.packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)  # type: ignore[arg-type]
@@ -192,9 +206,15 @@ def packed_attention(
 
 
 def unpack_project(
-    o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
+    o: Tensor,
+    token_of_slot: Tensor,
+    slot_of_token: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    packing: str = "batch",
 ) -> Tensor:
-    """See `reference.unpack_project`."""
+    """See `reference.unpack_project`; ``packing`` is that of `packed_attention`."""
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             "spt::UnpackProject",
@@ -204,6 +224,8 @@ def unpack_project(
             shape=residual.shape,
             version=OPSET_VERSION,
         )
+    if packing == STATIC:
+        return static_packing.unpack_project(o, slot_of_token, residual, weight, bias)
     if torch.is_grad_enabled():
         return reference.unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
     o, weight, bias = _autocast(o, weight, bias)

@@ -129,24 +129,47 @@ def packed_attention(
     Returns:
         S x C in the dtype of ``qkv``.
     """
-    channels = qkv.shape[1] // 3
     slots, filled, places = containers(token_of_slot, cu_seqlens, window * window, tokens, packing)
     token = token_of_slot[slots] if token_of_slot.numel() else slots
-    image, y, x = token // tokens, token % tokens // width, token % tokens % width
+    image = token // tokens
+    sees = filled[:, None, :] & (image[:, :, None] == image[:, None, :])
+    # index_select and embedding, not fancy indexing: their backward passes run in parallel on a CPU.
+    packed = qkv.index_select(0, slots.flatten()).view(*slots.shape, qkv.shape[1])
+    out = attend(packed, token % tokens, sees, bias_table, heads, window, width)
+    return out.flatten(0, 1).index_select(0, places)
+
+
+def attend(
+    packed: Tensor, token: Tensor, sees: Tensor, bias_table: Tensor, heads: int, window: int, width: int
+) -> Tensor:
+    """Attention inside each of K containers.
+
+    Args:
+        packed: K x L x 3C.
+        token: K x L int64, number of each token in its image.
+        sees: K x L x L bool, or K x 1 x L: who sees whom.
+        bias_table: (2M - 1)^2 x heads.
+        heads: attention heads.
+        window: M.
+        width: tokens a row of the map.
+
+    Returns:
+        K x L x C.
+    """
+    y, x = token // width, token % width
     dy = (y[:, :, None] - y[:, None, :]).clamp(1 - window, window - 1) + window - 1
     dx = (x[:, :, None] - x[:, None, :]).clamp(1 - window, window - 1) + window - 1
-    sees = filled[:, None, :] & (image[:, :, None] == image[:, None, :])
     # One gather gives bias and mask: the row after the table's last is the masked one.
     row = torch.where(sees, dy * (2 * window - 1) + dx, bias_table.shape[0])
     bias = F.embedding(row, F.pad(bias_table, (0, 0, 0, 1), value=MASKED)).permute(3, 0, 1, 2)  # heads x K x L x L
-
-    # index_select and embedding, not fancy indexing: their backward passes run in parallel on a CPU.
-    packed = qkv.index_select(0, slots.flatten()).view(*slots.shape, 3, heads, channels // heads)
-    packed = packed.permute(2, 3, 0, 1, 4)  # 3 x heads x K x L x d
+    count, length, columns = packed.shape
+    packed = packed.view(count, length, 3, heads, columns // (3 * heads)).permute(
+        2, 3, 0, 1, 4
+    )  # 3 x heads x K x L x d
     q, k, v = packed.unbind(0)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
     out: Tensor = scores.softmax(-1).to(v.dtype) @ v
-    return out.permute(1, 2, 0, 3).reshape(-1, channels).index_select(0, places)
+    return out.permute(1, 2, 0, 3).flatten(2)
 
 
 def unpack_project(

@@ -120,7 +120,7 @@ class IndependenceReport:
     Attributes:
         artefact: artefact and runtime.
         differences: by output name, the worst of an image in company against the same image alone.
-        promised: per-image packing promises independence; batch packing lets container boundaries move.
+        promised: batch packing lets container boundaries move, and promises nothing; the others do.
     """
 
     artefact: str
@@ -265,5 +265,5 @@ def batch_independence(runner: Runner, images: npt.NDArray[np.float32]) -> Indep
             companion = {name: value[at : at + 1] for name, value in batch.items()}
             for name, found in compare_outputs(single, companion, tolerance).differences.items():
                 worst.setdefault(name, []).append(found)
-    promised = runner.facts.model.backbone.packing == "per-image" or not runner.facts.model.backbone.spa_blocks
+    promised = runner.facts.model.backbone.packing != "batch" or not runner.facts.model.backbone.spa_blocks
     return IndependenceReport(label_of(runner), {n: Difference.worst(d) for n, d in worst.items()}, promised)

@@ -86,9 +86,17 @@ def cut_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDAr
 
 
 def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.bool_]:
-    """Tokens that a block's scores select, B x N bool."""
+    """Tokens that a block's scores select, B x N bool; under static packing no more than there is room for."""
     cut = cut_of(score, backbone)
-    return score > cut if backbone.selector == "threshold" else score >= cut
+    if backbone.selector == "topk":
+        return score >= cut
+    kept: npt.NDArray[np.bool_] = score > cut
+    if backbone.packing == "static":
+        best = np.argsort(-score, axis=1, kind="stable")[:, : backbone.static_slots(score.shape[1])]
+        in_reach = np.zeros_like(kept)
+        np.put_along_axis(in_reach, best, True, axis=1)
+        kept &= in_reach
+    return kept
 
 
 def compare_selection(reference: Scores, candidate: Scores, backbone: BackboneConfig) -> list[BlockSelection]:

@@ -23,6 +23,7 @@ def deployed_checkpoint(
     packing: Packing = "per-image",
     image_size: tuple[int, int] | None = None,
     threshold: float | None = None,
+    capacity: float | None = None,
 ) -> Checkpoint:
     """A checkpoint as it is deployed.
 
@@ -31,15 +32,21 @@ def deployed_checkpoint(
         packing: takes the place of the one it was trained with; ``per-image`` makes an image's answer its own.
         image_size: (height, width) in pixels, takes the place of the one it was trained at; None keeps that.
         threshold: of the sigmoid score, takes the place of the one it was trained with; None keeps that.
+        capacity: of ``static`` packing, see `config.BackboneConfig`; None keeps the checkpoint's.
 
     Raises:
         ArtefactError: see ``load_checkpoint``.
-        UsageError: when the threshold is out of range.
+        UsageError: when the threshold or the capacity is out of range.
     """
     checkpoint = load_checkpoint(path)
     facts = checkpoint.facts
     backbone = facts.model.backbone
-    backbone = replace(backbone, packing=packing, threshold=backbone.threshold if threshold is None else threshold)
+    backbone = replace(
+        backbone,
+        packing=packing,
+        threshold=backbone.threshold if threshold is None else threshold,
+        capacity=backbone.capacity if capacity is None else capacity,
+    )
     preprocessing = replace(facts.preprocessing, size=image_size or facts.preprocessing.size)
     facts = replace(facts, model=replace(facts.model, backbone=backbone), preprocessing=preprocessing)
     return replace(checkpoint, facts=facts)
@@ -71,9 +78,10 @@ class TorchRunner(Runner):
         packing: Packing = "per-image",
         image_size: tuple[int, int] | None = None,
         threshold: float | None = None,
+        capacity: float | None = None,
     ) -> None:
         self._device = torch_device(device)
-        self._checkpoint = deployed_checkpoint(path, packing, image_size, threshold)
+        self._checkpoint = deployed_checkpoint(path, packing, image_size, threshold, capacity)
         self._model: SptModel | None = None
         super().__init__(path, self._checkpoint.facts, self._device.type)
 

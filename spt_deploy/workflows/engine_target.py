@@ -60,7 +60,7 @@ def choose_target(runtime: str, arch: str | None, facts: ModelFacts, source: Pat
         if not _suits_rtx(facts):
             raise UsageError(
                 f"{source} is packed {facts.model.backbone.packing}, and TensorRT-RTX needs static shapes: "
-                f"spt-deploy export {source.with_suffix('.pt').name} --packing static -o {source.stem}.static.onnx"
+                f"spt-deploy export {source.with_suffix('.pt').name} --packing static"
             )
         return Target(load_library(name), gpu, arch or (gpu.capability if gpu else PORTABLE))
     if arch is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -20,6 +20,7 @@ from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import generated_cases
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
 from spt_export.exporter import SelectionOutputs, to_onnx
 
 
@@ -36,6 +37,8 @@ class ExportReport:
         outputs: likewise.
         seconds: the export took, without the check.
         parity: ONNX Runtime against PyTorch; None when ONNX Runtime is not installed.
+        capacity: of static packing; None of the others.
+        need: what the images of ``data`` need; None where none were given.
     """
 
     checkpoint: Path
@@ -46,13 +49,16 @@ class ExportReport:
     outputs: dict[str, list[int | str]]
     seconds: float
     parity: PairReport | None
+    capacity: float | None = None
+    need: CapacityNeed | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
-        return asdict(replace(self, parity=None)) | {
+        return asdict(replace(self, parity=None, need=None)) | {
             "checkpoint": str(self.checkpoint),
             "path": str(self.path),
             "parity": self.parity.to_dict() if self.parity else None,
+            "need": self.need.to_dict() if self.need else None,
         }
 
 
@@ -63,6 +69,8 @@ def export(
     image_size: tuple[int, int] | None = None,
     packing: Packing = "per-image",
     threshold: float | None = None,
+    capacity: float | Literal["auto"] | None = None,
+    data: Path | None = None,
     selection: SelectionOutputs = "summary",
     status: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
@@ -73,27 +81,44 @@ def export(
 
     Args:
         checkpoint: None takes the newest one, see ``find_artefact``.
-        output: None writes beside the checkpoint, with the suffix ``.onnx``.
+        output: None writes beside the checkpoint, with the suffix ``.onnx``, or ``.static.onnx`` under static packing.
         image_size: (height, width) in pixels; None keeps the size it was trained at.
-        packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot.
+        packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot;
+            ``static`` makes every shape known, as TensorRT-RTX needs it.
         threshold: of the score, in (0, 1), above which a token is kept; None keeps the one it was trained with. A
             higher one drops the tokens that the gates are in doubt of.
+        capacity: of ``static`` packing: share of an image's tokens, in (0, 1], that there is room for; what overflows
+            is dropped, the lowest scores first. None keeps the checkpoint's, 0.5 where nothing was said; ``auto``
+            takes what ``data`` needs.
+        data: folder of images, on which it is measured how much room the selection needs (`capacity.py`).
         selection: which outputs tell of the selection, see ``to_onnx``.
         status: hears what is being done.
 
     Raises:
         ArtefactError: when the checkpoint cannot be used.
+        InputError: when ``data`` cannot be used.
         ResultError: when the exported file does not say what the checkpoint says.
         OutputError: when the file cannot be written.
         UsageError: when an argument is out of range.
     """
     if packing not in PACKINGS:
         raise UsageError(f"packing is {packing!r}; known are {', '.join(PACKINGS)}")
+    if capacity is not None and packing != "static":
+        raise UsageError(
+            f"capacity is of static packing, and packing is {packing}; add --packing static, or leave it out"
+        )
     source, why = find_artefact(checkpoint, ("checkpoint",))
     if why:
         status(why)
-    path = output or source.with_suffix(".onnx")
-    loaded = deployed_checkpoint(source, packing, image_size, threshold)
+    path = output or source.with_suffix(".static.onnx" if packing == "static" else ".onnx")
+    need = None
+    if capacity == "auto" and data is None:
+        raise UsageError("capacity is auto, and there is nothing to measure it on; give a folder of images with --data")
+    if data is not None:
+        need = needed_capacity(deployed_checkpoint(source, "per-image", image_size, threshold), data, status)
+    if capacity == "auto":
+        capacity = need.capacity if need else None
+    loaded = deployed_checkpoint(source, packing, image_size, threshold, capacity)
     facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source))
     height, width = facts.preprocessing.size
     status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
@@ -113,6 +138,8 @@ def export(
         outputs=_shapes(proto.graph.output),
         seconds=seconds,
         parity=parity,
+        capacity=facts.model.backbone.capacity if packing == "static" else None,
+        need=need,
     )
 
 
@@ -125,7 +152,7 @@ def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[st
     status("comparing ONNX Runtime with PyTorch")
     size, backbone = facts.preprocessing.size, facts.model.backbone
     cases = generated_cases(size)
-    checkpoint = TorchRunner(source, "cpu", backbone.packing, size, backbone.threshold)
+    checkpoint = TorchRunner(source, "cpu", backbone.packing, size, backbone.threshold, backbone.capacity)
     with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
         report = compare_runners(ours, theirs, cases)
     if not report.passed:

@@ -159,7 +159,7 @@ def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes:
         if artefact_kind(path) == "checkpoint":
             if exported:  # the checkpoint runs as the exported files do: at their size, packing and threshold
                 backbone, size = exported[0].model.backbone, exported[0].preprocessing.size
-                runners.append(TorchRunner(path, device, backbone.packing, size, backbone.threshold))
+                runners.append(TorchRunner(path, device, backbone.packing, size, backbone.threshold, backbone.capacity))
             else:
                 runners.append(TorchRunner(path, device))
             continue

@@ -1,0 +1,92 @@
+"""The ``spt`` functions under static packing: every shape but the batch is known, and nothing is listed by NonZero.
+
+The meaning is that of `spt_deploy.model.static_packing`. No index is negative and no ScatterElements has more indices
+than data along an axis, for TensorRT-RTX takes neither.
+"""
+
+from __future__ import annotations
+
+from onnxscript import script
+from onnxscript.onnx_opset import opset20 as op
+
+from spt_export.functions import BOOL, FLOAT, INT64, SPT, MaskedBias
+
+
+@script(SPT)
+def SelectTokens(logits, order, threshold, slots: int):  # noqa: N802
+    one = op.Constant(value_ints=[1])
+    minus_one = op.Constant(value_int=-1)
+    batch = op.Shape(logits, end=1)
+    tokens = op.Shape(logits, start=1)
+    room = op.Reshape(slots, one)
+    zeros = op.Mul(op.Cast(op.Greater(logits, threshold), to=INT64), 0)  # B x N
+
+    # What there is room for: the highest scores, of equal ones the earlier tokens.
+    scores, best = op.TopK(logits, op.Min(room, tokens), axis=1, largest=1, sorted=1)
+    keep = op.ScatterElements(zeros, best, op.Cast(op.Greater(scores, threshold), to=INT64), axis=1)
+    ordered = op.Gather(keep, order, axis=1)
+    kept = op.Cast(ordered, to=BOOL)
+    place = op.Sub(op.CumSum(ordered, 1), 1)
+
+    # A place for each slot or token, whichever are more, and one behind them for what is dropped.
+    width = op.Max(room, tokens)
+    empty = op.Expand(minus_one, op.Concat(batch, op.Add(width, one), axis=0))
+    image = op.Unsqueeze(op.Range(0, op.Squeeze(batch), 1), one)
+    token = op.Add(op.Mul(image, tokens), order)
+    filled = op.ScatterElements(empty, op.Where(kept, place, width), token, axis=1)
+    token_of_slot = op.Reshape(op.Slice(filled, op.Constant(value_ints=[0]), room, one), op.Constant(value_ints=[-1]))
+
+    of_place = op.Where(kept, op.Add(op.Mul(image, slots), place), minus_one)
+    every = op.Range(0, op.Squeeze(tokens), 1)
+    place_of_token = op.ScatterElements(every, order, every, axis=0)  # the inverse of the order
+    slot_of_token = op.Gather(of_place, place_of_token, axis=1)
+    counts = op.ReduceSum(ordered, one, keepdims=0)
+    cu_seqlens = op.Concat(op.Constant(value_ints=[0]), op.CumSum(counts, 0), axis=0)
+    return token_of_slot, slot_of_token, cu_seqlens
+
+
+@script(SPT)
+def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
+    token = op.Max(token_of_slot, op.Constant(value_int=0))
+    every_row = op.Concat(op.Constant(value_ints=[-1]), op.Shape(h, start=2), axis=0)
+    rows = op.Gather(op.Reshape(h, every_row), token, axis=0)
+    factor = op.Gather(op.Reshape(gate, op.Constant(value_ints=[-1, 1])), token, axis=0)
+    qkv = op.Gemm(op.Mul(rows, op.CastLike(factor, rows)), weight, bias, transB=1)
+    return qkv
+
+
+@script(SPT)
+def PackedAttention(  # noqa: N802
+    qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
+):
+    length = op.Reshape(op.Mul(window, window), op.Constant(value_ints=[1]))
+    containers = op.Reshape(token_of_slot, op.Concat(op.Constant(value_ints=[-1]), length, axis=0))
+    sees = op.Unsqueeze(op.GreaterOrEqual(containers, op.Constant(value_int=0)), op.Constant(value_ints=[1]))
+    token = op.Mod(op.Max(containers, op.Constant(value_int=0)), tokens)
+    bias = MaskedBias(token, sees, bias_table, window, width)
+
+    channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
+    head = op.Reshape(heads, op.Constant(value_ints=[1]))
+    head_dim = op.Div(channels, heads)
+    split = op.Concat(op.Constant(value_ints=[-1]), length, op.Constant(value_ints=[3]), head, head_dim, axis=0)
+    grouped = op.Reshape(qkv, split)
+    q = op.Transpose(op.Gather(grouped, op.Constant(value_int=0), axis=2), perm=[2, 0, 1, 3])
+    k = op.Transpose(op.Gather(grouped, op.Constant(value_int=1), axis=2), perm=[2, 0, 3, 1])
+    v = op.Transpose(op.Gather(grouped, op.Constant(value_int=2), axis=2), perm=[2, 0, 1, 3])
+    scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
+    scores = op.Add(op.MatMul(op.Mul(q, op.CastLike(scale, q)), k), bias)
+    weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
+    attended = op.Transpose(op.MatMul(weights, v), perm=[1, 2, 0, 3])
+    o = op.Reshape(attended, op.Concat(op.Constant(value_ints=[-1]), channels, axis=0))
+    return o
+
+
+@script(SPT)
+def UnpackProject(o, token_of_slot, slot_of_token, residual, weight, bias):  # noqa: N802
+    projected = op.Gemm(o, weight, bias, transB=1)
+    kept = op.GreaterOrEqual(slot_of_token, op.Constant(value_int=0))
+    rows = op.Gather(projected, op.Max(slot_of_token, op.Constant(value_int=0)), axis=0)
+    nothing = op.CastLike(op.Constant(value_float=0.0), rows)
+    branch = op.Where(op.Unsqueeze(kept, op.Constant(value_ints=[2])), rows, nothing)
+    x = op.Add(residual, op.CastLike(branch, residual))
+    return x
