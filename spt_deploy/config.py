@@ -17,6 +17,7 @@ Selector = Literal["threshold", "topk"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
+DYNAMIC_PACKINGS: tuple[Packing, ...] = ("batch", "per-image")  # of lists as long as the selection
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 HEAD_DIM = 32  # of every Swin and every SPT
@@ -220,6 +221,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 __all__ = [
+    "DYNAMIC_PACKINGS",
     "HEAD_DIM",
     "MIN_IMAGE_SIZE",
     "MODEL_NAMES",

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spt_deploy.config import HEAD_DIM, PACKINGS
+from spt_deploy.config import HEAD_DIM, DYNAMIC_PACKINGS
 from spt_deploy.errors import UsageError
 from spt_plugins import checks
 from spt_plugins.variant import CeilDiv, Variant, cdiv, next_power_of_two, pointer
@@ -205,8 +205,8 @@ def packed_attention(
     checks.shape("bias_table", bias_table, ((2 * window - 1) ** 2, heads))
     if tokens < 1 or width < 1 or tokens % width:
         raise UsageError(f"{tokens} tokens in rows of {width}: give whole rows, at least one.")
-    if packing not in PACKINGS:
-        raise UsageError(f"Packing {packing!r}: choose one of {', '.join(PACKINGS)}.")
+    if packing not in DYNAMIC_PACKINGS:
+        raise UsageError(f"Packing {packing!r}: choose one of {', '.join(DYNAMIC_PACKINGS)}.")
     o = qkv.new_empty(slots, channels)
     form = variant(dtype, heads, window, packing, bias_dtype)
     inputs = [tensor.contiguous() for tensor in (qkv, token_of_slot, cu_seqlens, bias_table)]

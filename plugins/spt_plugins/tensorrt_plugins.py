@@ -21,7 +21,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from spt_deploy.config import HEAD_DIM, PACKINGS
+from spt_deploy.config import HEAD_DIM, DYNAMIC_PACKINGS
 from spt_deploy.errors import RuntimeMissingError, UsageError
 
 NAMESPACE = "spt"
@@ -284,7 +284,7 @@ def _check_attributes(
 ) -> None:
     """Attributes reach the implementation by position alone; a mix-up must not become a wrong answer."""
     wanted = (3 * HEAD_DIM * heads, ((2 * window - 1) ** 2, heads))
-    if (qkv_width, table) != wanted or width < 1 or tokens % width or packing not in PACKINGS:
+    if (qkv_width, table) != wanted or width < 1 or tokens % width or packing not in DYNAMIC_PACKINGS:
         raise UsageError(
             f"PackedAttention got heads={heads}, window={window}, tokens={tokens}, width={width}, packing={packing!r} "
             f"for qkv of {qkv_width} columns and a bias table of {table}: export the model again."

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import helper, inliner, numpy_helper
 
-from spt_deploy.config import PACKINGS, Packing
+from spt_deploy.config import DYNAMIC_PACKINGS, PACKINGS, Packing
 from spt_deploy.model import reference
 from spt_deploy.model.operators import DOMAIN, PLUGIN_ATTRIBUTES
 from spt_deploy.model.order import window_order
@@ -134,7 +134,7 @@ def _assert_same(found: dict[str, Any], expected: dict[str, npt.NDArray[np.gener
         np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize(("height", "width", "shift"), MAPS)
 def test_functions_mean_the_same_as_the_reference_in_onnx_runtime(
     packing: Packing, height: int, width: int, shift: int
@@ -148,7 +148,7 @@ def test_functions_mean_the_same_as_the_reference_in_onnx_runtime(
         _assert_same(found, _expected(feeds, packing, height, width, shift))
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize(("height", "width", "shift"), MAPS[:3])
 def test_inlined_functions_mean_the_same_as_the_reference_in_openvino(
     packing: Packing, height: int, width: int, shift: int
@@ -165,14 +165,16 @@ def test_inlined_functions_mean_the_same_as_the_reference_in_openvino(
 
 
 def test_every_function_takes_the_attributes_that_name_its_plugin() -> None:
-    functions = {f.name: f for f in function_protos("per-image")}
-    assert set(functions) == {"SelectTokens", "PackedQKV", "Containers", "PackedAttention", "UnpackProject"}
-    for name, function in functions.items():
-        if name != "Containers":  # called by PackedAttention's body only: no node of a graph, no plugin
-            assert set(PLUGIN_ATTRIBUTES) <= set(function.attribute)
+    operators = {"SelectTokens", "PackedQKV", "PackedAttention", "UnpackProject"}
+    for packing in PACKINGS:
+        functions = {f.name: f for f in function_protos(packing)}
+        # The others are called by PackedAttention's body only: no node of a graph, no plugin.
+        assert set(functions) - operators == {"MaskedBias"} | ({"Containers"} if packing != "static" else set())
+        for name in operators:
+            assert set(PLUGIN_ATTRIBUTES) <= set(functions[name].attribute)
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 def test_fp16_runs_through_the_same_functions(packing: Packing) -> None:
     from onnx import TensorProto
 

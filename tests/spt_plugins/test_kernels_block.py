@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spt_deploy.config import PACKINGS, BackboneConfig, Packing
+from spt_deploy.config import DYNAMIC_PACKINGS, BackboneConfig, Packing
 from spt_deploy.model import operators
 from spt_deploy.model.blocks import SpaBlock
 from spt_plugins import torch_cuda
@@ -52,7 +52,7 @@ def reference_block(block: SpaBlock, x: Tensor, kept: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize(("batch", "height", "width", "window", "number"), [(3, 9, 11, 7, 1), (2, 8, 5, 3, 0)])
 def test_a_block_of_the_four_kernels_is_the_reference_block(
     batch: int, height: int, width: int, window: int, number: int, packing: Packing, dtype: torch.dtype
@@ -68,7 +68,7 @@ def test_a_block_of_the_four_kernels_is_the_reference_block(
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 def test_a_block_that_keeps_nothing_is_its_mlp(packing: Packing) -> None:
     block = make_block(0, packing=packing)
     x = normal(2, 7, 8, WIDTH)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spt_deploy.config import PACKINGS
+from spt_deploy.config import DYNAMIC_PACKINGS
 from spt_deploy.errors import UsageError
 from spt_deploy.model import reference
 from spt_plugins import packed_attention as module
@@ -45,7 +45,7 @@ def expected(chosen: Selection, qkv: Tensor, table: Tensor, heads: int, packing:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize("kept", KEPT)
 def test_kept_rows_equal_the_reference_for_any_number_of_kept_tokens(
     kept: int | None, packing: str, dtype: torch.dtype
@@ -58,7 +58,7 @@ def test_kept_rows_equal_the_reference_for_any_number_of_kept_tokens(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize(
     ("batch", "height", "width", "window", "heads"),
     [(1, 1, 37, 3, 3), (2, 5, 8, 3, 4), (4, 9, 11, 7, 1), (5, 3, 7, 4, 2), (1, 10, 13, 8, 2), (2, 5, 5, 1, 1)],
@@ -88,7 +88,7 @@ def test_a_bias_table_at_an_odd_address_is_read_right() -> None:
     assert torch.equal(attend(chosen, qkv, odd, 2, "batch"), attend(chosen, qkv, table, 2, "batch"))
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 def test_rows_past_the_last_kept_token_are_not_written(packing: str) -> None:
     chosen = select(3, 5, 8, share=0.5, window=3)
     qkv, table = inputs(chosen, 2, torch.float32)
@@ -103,7 +103,7 @@ def test_rows_past_the_last_kept_token_are_not_written(packing: str) -> None:
     assert o[chosen.kept :].isnan().all()
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 def test_a_list_without_tail_gives_the_same_rows(packing: str) -> None:
     chosen = select(3, 5, 8, share=0.5, window=3)
     qkv, table = inputs(chosen, 1, torch.float32)
@@ -112,7 +112,7 @@ def test_a_list_without_tail_gives_the_same_rows(packing: str) -> None:
     assert torch.equal(without, attend(chosen, qkv, table, 1, packing))
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 def test_a_token_is_not_touched_by_what_other_images_hold(packing: str) -> None:
     chosen = select(3, 4, 5, share=0.5)  # all three in one container of 49, if packed across the batch
     qkv, table = inputs(chosen, 1, torch.float32)
@@ -173,7 +173,7 @@ def test_what_the_kernel_cannot_take_is_named(change: dict[str, Any], said: str)
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="large lists need a GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
 @pytest.mark.parametrize(("batch", "height", "width", "heads"), [(8, 50, 80, 12), (2, 25, 40, 32), (32, 14, 14, 3)])
 def test_large_lists_equal_the_reference(
     batch: int, height: int, width: int, heads: int, packing: str, dtype: torch.dtype

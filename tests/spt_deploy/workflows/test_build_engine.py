@@ -70,7 +70,7 @@ def test_an_engine_of_a_static_spt_is_built_described_and_whole(
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     described = read_description(engine)
-    assert document["description"] == described.to_dict()
+    assert document["description"] == json.loads(json.dumps(described.to_dict()))
     assert described.precision == (precision or "fp32")
     assert described.capability == "sm_89"
     assert str(described.batch) == batch
