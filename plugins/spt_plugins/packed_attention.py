@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spt_deploy.config import HEAD_DIM, DYNAMIC_PACKINGS
+from spt_deploy.config import DYNAMIC_PACKINGS, HEAD_DIM
 from spt_deploy.errors import UsageError
 from spt_plugins import checks
 from spt_plugins.variant import CeilDiv, Variant, cdiv, next_power_of_two, pointer

@@ -21,7 +21,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from spt_deploy.config import HEAD_DIM, DYNAMIC_PACKINGS
+from spt_deploy.config import DYNAMIC_PACKINGS, HEAD_DIM
 from spt_deploy.errors import RuntimeMissingError, UsageError
 
 NAMESPACE = "spt"
