@@ -62,6 +62,7 @@ class Prediction:
         classes: best first; ``None`` when the task is ``detect``.
         detections: best first; ``None`` when the task is not ``detect``.
         select_ratio: share of tokens that each SPA block kept, in [0, 1], in block order; empty without SPA blocks.
+        overflow: tokens of each SPA block that static packing had no room for; empty of other packings.
         selection: h x w float32 in [0, 1], covering the model's input: the share of SPA blocks that kept each
             token; None when the artefact does not say.
     """
@@ -69,6 +70,7 @@ class Prediction:
     classes: tuple[Classification, ...] | None = None
     detections: tuple[Detection, ...] | None = None
     select_ratio: tuple[float, ...] = ()
+    overflow: tuple[int, ...] = ()
     selection: npt.NDArray[np.float32] | None = None
 
     @property
@@ -87,6 +89,8 @@ class Prediction:
         if self.classes is not None:
             values["classes"] = [entry.to_dict() for entry in self.classes]
         values["select_ratio"] = [_rounded(ratio, 4) for ratio in self.select_ratio]
+        if self.overflow:
+            values["overflow"] = list(self.overflow)
         return values
 
 
@@ -126,7 +130,7 @@ class Postprocessing:
         """
         wanted = OUTPUTS_OF_TASK[facts.model.task]
         _check(arrays, wanted, len(source_sizes))
-        ratios, maps = arrays.get("select_ratio"), arrays.get("selection")
+        ratios, maps, overflow = (arrays.get(name) for name in ("select_ratio", "selection", "overflow"))
         predictions = []
         for row, size in enumerate(source_sizes):
             classes = detections = None
@@ -142,6 +146,7 @@ class Postprocessing:
                     classes=classes,
                     detections=detections,
                     select_ratio=() if ratios is None else tuple(float(ratio) for ratio in ratios[row]),
+                    overflow=() if overflow is None else tuple(int(count) for count in overflow[row]),
                     # A copy, so that one kept map does not keep the whole batch alive.
                     selection=None if maps is None else np.array(maps[row], dtype=np.float32),
                 )
@@ -261,7 +266,7 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]], wanted: Sequence[str], batch:
             f"the model gave no output {missing[0]!r} but {', '.join(arrays) or 'none at all'}; "
             f"its task needs {', '.join(wanted)}: export it again"
         )
-    for name in (*wanted, "select_ratio", "selection"):
+    for name in (*wanted, "select_ratio", "selection", "overflow"):
         if name in arrays and arrays[name].shape[0] != batch:
             raise InputError(
                 f"output {name!r} has shape {arrays[name].shape} for {batch} images; expected {batch} rows"

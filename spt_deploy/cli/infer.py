@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @model_option
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "torch", "onnxruntime", "openvino"]),
+    type=click.Choice(["auto", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
     help="What runs the model.",
@@ -120,5 +120,9 @@ def _human(report: InferReport) -> str:
     ]
     if done.mean_select_ratio is not None:
         lines.append(f"kept {done.mean_select_ratio:.0%} of the tokens in the SPA blocks")
+    if done.overflowed:
+        lines.append(
+            f"in {done.overflowed} of them some block had no room for all it selected: export a larger --capacity"
+        )
     lines += [str(path) for path in report.files]
     return "\n".join(lines)

@@ -144,6 +144,7 @@ class Pipeline:
         with self._clock.stage(stages.WRITE):
             self._log.write(frame, prediction)
         self._summary.inferred += 1
+        self._summary.overflowed += any(prediction.overflow)
         self._summary.last = (frame.source, frame.index)
         ratio = prediction.mean_select_ratio
         if ratio is not None:

@@ -51,6 +51,7 @@ class StreamSummary:
         wall_s: seconds from the first read to the last write.
         busy_s: seconds that each stage was at work.
         mean_select_ratio: over frames and SPA blocks; None without SPA blocks.
+        overflowed: frames of which static packing had no room for some token.
     """
 
     read: int = 0
@@ -62,6 +63,7 @@ class StreamSummary:
     wall_s: float = 0.0
     busy_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     mean_select_ratio: float | None = None
+    overflowed: int = 0
 
     @property
     def fps(self) -> float:
@@ -85,6 +87,7 @@ class StreamSummary:
                 "inferred": self.inferred,
                 "dropped": self.dropped,
                 "failed": len(self.failures),
+                "overflowed": self.overflowed,
             },
             "fps": round(self.fps, 2),
             "wall_s": round(self.wall_s, 4),

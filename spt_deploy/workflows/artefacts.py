@@ -41,6 +41,13 @@ class Found(NamedTuple):
     why: str
 
 
+def runnable_kinds() -> tuple[Kind, ...]:
+    """The kinds that can run on this machine: an engine needs a GPU."""
+    import torch
+
+    return KINDS if torch.cuda.is_available() else KINDS[1:]
+
+
 def find_artefact(given: Path | None, kinds: Sequence[Kind] = KINDS) -> Found:
     """The file that was ``given``, or the newest artefact in the working directory or anywhere under ``runs/``.
 

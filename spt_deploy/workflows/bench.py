@@ -21,7 +21,7 @@ from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, is_installed
-from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
 from spt_deploy.workflows.bench_work import forced_mask, gmacs, one_size
 
 
@@ -101,7 +101,7 @@ def bench(
     if training and (runtimes or any(artefact_kind(path) != "checkpoint" for path in paths)):
         raise UsageError("training is timed of checkpoints, in PyTorch; name checkpoints only, and no runtime")
     if not paths:
-        found = find_artefact(None, ("checkpoint",) if training else ("onnx", "checkpoint"))
+        found = find_artefact(None, ("checkpoint",) if training else runnable_kinds())
         status(found.why)
         paths = [found.path]
     rows: list[BenchRow] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from spt_deploy.config import BackboneConfig
 from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.parity.inputs import folder_cases
 
@@ -26,7 +27,8 @@ class CapacityNeed:
     Attributes:
         images: that were looked at.
         blocks: of each SPA block the share of tokens that ``QUANTILE`` of the images do not exceed.
-        capacity: room for the block that needs most, in whole hundredths, as ``--capacity`` takes it.
+        capacity: the least, in whole hundredths, that has room for them: room is rounded up to whole containers, so
+            that a map of few tokens never asks for more.
     """
 
     images: int
@@ -57,11 +59,23 @@ def needed_capacity(
         return None
     status(f"measuring on {data} how much room the selection needs")
     model = checkpoint.build()
-    shares: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+    counts: list[npt.NDArray[np.int64]] = []
     with torch.inference_mode():
         for case in folder_cases(data, facts.preprocessing, LIMIT, BATCH):
-            shares.append(model.backbone(torch.from_numpy(case.images)).select_ratio.numpy())
-    every = np.concatenate(shares)
-    needed = np.quantile(every, QUANTILE, axis=0, method="higher")
-    capacity = max(0.01, math.ceil(round(float(needed.max()) * 100, 6)) / 100)
-    return CapacityNeed(len(every), dict(zip(names, map(float, needed), strict=True)), capacity)
+            kept = model.backbone(torch.from_numpy(case.images)).kept
+            tokens = [mask[0].numel() for mask in kept]
+            counts.append(np.stack([mask.flatten(1).sum(1).numpy() for mask in kept], axis=1))
+    every = np.concatenate(counts)
+    needed = [int(count) for count in np.quantile(every, QUANTILE, axis=0, method="higher")]
+    shares = [count / size for count, size in zip(needed, tokens, strict=True)]
+    capacity = least_capacity(facts.model.backbone, needed, tokens)
+    return CapacityNeed(len(every), dict(zip(names, shares, strict=True)), capacity)
+
+
+def least_capacity(backbone: BackboneConfig, needed: Sequence[int], tokens: Sequence[int]) -> float:
+    """The least capacity, in whole hundredths, with ``needed`` slots for each map of so many ``tokens``."""
+    for hundredths in range(1, 101):
+        tried = replace(backbone, capacity=hundredths / 100)
+        if all(tried.static_slots(size) >= count for count, size in zip(needed, tokens, strict=True)):
+            return tried.capacity
+    return 1.0

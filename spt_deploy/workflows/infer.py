@@ -21,7 +21,7 @@ from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.writers import SUMMARY, Annotations, PredictionLog, write_summary
-from spt_deploy.workflows.artefacts import RUNS, find_artefact
+from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_kinds
 
 if TYPE_CHECKING:
     from spt_deploy.facts import ModelFacts
@@ -107,11 +107,11 @@ def infer(
 
     Args:
         sources: images, folders, globs and video files (`streaming.sources.open_sources`).
-        model: a checkpoint or an exported file; the newest one here or under ``runs/`` if None. Or a runner, which is
-            entered here and closed at the end.
+        model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
+            run if None. Or a runner, which is entered here and closed at the end.
         runtime: see `runtimes.open_runner`; so ``device``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch: images that the model gets at once; the last batch is as large as what is left.
+        batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
         out: folder for the results, where files of the same names are replaced; ``runs/infer/NAME`` if None, under a
             name that is not taken.
         overlay: ``boxes`` and ``selection``, either, or none; see `streaming.overlay.Overlay`.
@@ -145,6 +145,7 @@ def infer(
     with stop_on_signals() as stop:
         runner, why = _runner(model, runtime, device)
         with runner:
+            batch = min(batch, runner.max_batch or batch)
             if on_model:
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)
@@ -219,7 +220,7 @@ def fresh_folder(source: str) -> Path:
 def _runner(model: str | Path | Runner | None, runtime: str, device: str) -> tuple[Runner, str]:
     if isinstance(model, Runner):
         return model, ""
-    found = find_artefact(None if model is None else Path(model), ("onnx", "checkpoint"))
+    found = find_artefact(None if model is None else Path(model), runnable_kinds() if model is None else KINDS)
     return open_runner(found.path, runtime, device), found.why
 
 
