@@ -232,6 +232,9 @@ class _Rewriter:
                 self._fold(node)
                 continue
             is_narrow = self._is_narrow(node)
+            if not is_narrow and self._is_one_column(node):
+                self._sum_up(node)
+                continue
             self._nodes.append(node)
             place = len(self._nodes) - 1
             for index, name in enumerate(node.input):
@@ -250,6 +253,25 @@ class _Rewriter:
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
         del self.graph.value_info[:]
+
+    def _is_one_column(self, node: NodeProto) -> bool:
+        """A gate: float32 rows times one column of weights."""
+        weight = self._constants.get(node.input[1]) if node.op_type == "MatMul" else None
+        return weight is not None and len(weight.dims) == 2 and weight.dims[1] == 1
+
+    def _sum_up(self, node: NodeProto) -> None:
+        """Write it as a product and a sum: nothing is gained by a matrix product of one column, and TensorRT-RTX has
+        none in float32 for GPUs of compute capability 7.5."""
+        row, product, axis = f"{node.input[1]}_row", f"{node.output[0]}_product", "last_axis"
+        if row not in self._constants:
+            column = numpy_helper.to_array(self._constants[node.input[1]])
+            self._constants[row] = numpy_helper.from_array(column[:, 0].copy(), row)
+        self._constants[axis] = numpy_helper.from_array(np.array([-1], dtype=np.int64), axis)
+        rows = self._as(node.input[0], narrow=False, place=len(self._nodes))
+        self._nodes.append(helper.make_node("Mul", [rows, row], [product], node.name))
+        self._nodes.append(
+            helper.make_node("ReduceSum", [product, axis], [node.output[0]], f"{node.name}_sum", keepdims=1)
+        )
 
     def _is_narrow(self, node: NodeProto) -> bool:
         if node.name in self._wide or not any(name in self._floats for name in node.output):
