@@ -33,7 +33,7 @@ def test_the_python_of_the_readme_runs_where_the_demo_has_run(tmp_path: Path, mo
 
 
 def test_every_command_of_the_readme_exists_and_every_command_is_in_it() -> None:
-    named = set(re.findall(r"^ {4}spt-deploy (\w+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"^ {4}spt-deploy ([\w-]+)", README, flags=re.MULTILINE))
     assert named <= set(COMMANDS)
     assert set(re.findall(r"spt-deploy ([a-z-]+) ", README)) >= set(COMMANDS) - {"data"}
 

@@ -219,6 +219,7 @@ class _Rewriter:
         self.graph = model.graph
         self.narrow: list[str] = []
         self._type, self._floats, self._wide = narrow_type, floats, wide
+        self._dtype = helper.tensor_dtype_to_np_dtype(narrow_type)
         self._narrow_values: set[str] = set()
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._casts: dict[tuple[str, bool], str] = {}
@@ -290,7 +291,7 @@ class _Rewriter:
         if name in self._constants:
             cast = f"{name}_narrow"
             array = numpy_helper.to_array(self._constants[name])
-            self._constants[cast] = helper.make_tensor(cast, self._type, array.shape, array.ravel().tolist())
+            self._constants[cast] = numpy_helper.from_array(array.astype(self._dtype), cast)
         else:
             cast = f"{name}_{'narrow' if narrow else 'wide'}"
             to = self._type if narrow else FLOAT

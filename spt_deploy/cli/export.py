@@ -86,7 +86,9 @@ def command(
         for name, shape in shapes.items():
             click.echo(f"  {kind:3} {name:14} {' x '.join(str(side) for side in shape)}")
     if report.capacity is not None:
-        click.echo(f"room for {report.capacity:.0%} of the tokens of an image; what overflows is dropped and counted")
+        click.echo(
+            f"room for {report.capacity:.0%} of the tokens, in whole containers; what overflows is dropped and counted"
+        )
     if report.need is not None:
         blocks = ", ".join(f"{name} {share:.1%}" for name, share in report.need.blocks.items())
         click.echo(

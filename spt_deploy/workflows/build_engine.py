@@ -112,7 +112,14 @@ def build_engine(
     source, why = find_artefact(model, ("onnx",))
     if why:
         status(why)
-    target = choose_target(runtime, arch, facts_of(load_onnx(source), str(source)), source)
+    before = facts_of(load_onnx(source), str(source))
+    target = choose_target(runtime, arch, before, source)
+    if (
+        target.library.name == "tensorrt-rtx"
+        and target.capability == "sm_75"
+        and (precision or before.precision) == "fp32"
+    ):
+        raise UsageError("TensorRT-RTX has no float32 matrix products for sm_75; add --fp16")
     engine = output or source.with_name(f"{source.stem}.{precision}.engine" if precision else f"{source.stem}.engine")
     rewritten = None
     graph = source

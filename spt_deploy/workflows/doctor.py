@@ -15,17 +15,20 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.config import BackboneConfig, ModelConfig, Packing
+from spt_deploy.engine.library import ENGINE_RUNTIMES, EngineRuntime, current_gpu
 from spt_deploy.errors import SptError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.parity.tolerances import tolerance_for
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.registry import RUNTIMES, is_installed
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
+from spt_deploy.workflows.build_engine import build_engine
 
 SIZE = (64, 64)  # pixels: small, and stages 3 and 4 still have tokens to drop
-Verdict = Literal["works", "missing", "no device", "wrong", "fails", "not run"]
+Verdict = Literal["works", "missing", "no device", "wrong", "fails"]
 
 # runtime -> the distributions that bring it, and the extra that installs it
 _DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -35,8 +38,6 @@ _DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorrt": (("tensorrt",), "pip install 'spt-deploy[gpu]', on a machine with an NVIDIA GPU"),
     "tensorrt-rtx": (("tensorrt-rtx",), "pip install 'spt-deploy[rtx]'"),
 }
-_MODULES = {"tensorrt-rtx": "tensorrt_rtx"}
-_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RuntimeCheck:
         version: of what is installed; None where nothing is.
         verdict: ``works``: it ran the model and said what PyTorch says; ``missing``: not installed; ``no device``:
             installed, without a device of that kind; ``wrong``: it ran and said something else; ``fails``: it did not
-            run; ``not run``: this version of the toolkit makes no engines for it yet.
+            run.
         detail: a sentence: what was found, and what to do.
     """
 
@@ -105,9 +106,14 @@ def doctor(status: Callable[[str], None] = lambda text: None) -> Diagnosis:
         checks = []
         for runtime in _DISTRIBUTIONS:
             path = checkpoint if runtime == "torch" else exported
-            for device in ("cpu",) if runtime == "openvino" else ("cuda",) if runtime in _ENGINES else ("cpu", "cuda"):
+            for device in ("cpu",) if runtime == "openvino" else ("cpu", "cuda"):
+                if runtime in RUNTIMES["engine"]:
+                    continue
                 status(f"trying {runtime} on {device}")
                 checks.append(_check(runtime, device, path, why_not, images, expected, gpu))
+        for engine_runtime in ENGINE_RUNTIMES:
+            status(f"trying {engine_runtime}")
+            checks.append(_check_engine(engine_runtime, checkpoint, images, expected))
     return Diagnosis(gpu, tuple(checks))
 
 
@@ -125,14 +131,14 @@ def _model() -> SptModel:
     return model
 
 
-def _export(checkpoint: Path, status: Callable[[str], None]) -> tuple[Path | None, str]:
+def _export(checkpoint: Path, status: Callable[[str], None], packing: Packing = "per-image") -> tuple[Path | None, str]:
     """The model as an ONNX file, or why there is none."""
     from spt_export.exporter import to_onnx
 
     status("exporting a small model")
-    path = checkpoint.with_suffix(".onnx")
+    path = checkpoint.with_suffix(f".{packing}.onnx")
     try:
-        loaded = deployed_checkpoint(checkpoint)
+        loaded = deployed_checkpoint(checkpoint, packing, capacity=1.0)  # room for all: the answer is the same
         onnx.save(to_onnx(loaded.build(), loaded.facts), path)
     except Exception as error:  # whatever it is, it is what the user has to hear
         return None, f"the export failed: {_first_line(error)}"
@@ -156,24 +162,62 @@ def _check(
 
     if version is None:
         return found("missing", remedy)
-    if runtime in _ENGINES:
-        return found("not run", "installed; engines are not built by this version yet")
     if path is None:
         return found("fails", why_not)
     if device == "cuda" and (reason := _no_cuda(runtime, gpu)):
         return found("no device", reason)
+    return found(*_run(path, runtime, device, images, expected))
+
+
+def _check_engine(
+    runtime: EngineRuntime, checkpoint: Path, images: npt.NDArray[np.float32], expected: dict[str, npt.NDArray[Any]]
+) -> RuntimeCheck:
+    """Build an engine where that is possible, and run it where a GPU is."""
+    distributions, remedy = _DISTRIBUTIONS[runtime]
+    version = _version(runtime, distributions)
+    device = current_gpu()
+
+    def found(verdict: Verdict, detail: str) -> RuntimeCheck:
+        return RuntimeCheck(runtime, "cuda", version, verdict, detail)
+
+    if version is None:
+        return found("missing", remedy)
+    if device is None and runtime == "tensorrt":
+        return found("no device", "PyTorch sees no CUDA device, and TensorRT builds and runs on one")
+    path, why_not = _export(checkpoint, lambda text: None, "static" if runtime == "tensorrt-rtx" else "per-image")
+    if path is None:
+        return found("fails", why_not)
+    try:
+        built = build_engine(path, path.with_suffix(f".{runtime}.engine"), runtime=runtime, batch="1:2:2")
+    except SptError as error:
+        return found("fails", str(error))
+    except Exception as error:
+        return found("fails", f"{type(error).__name__}: {_first_line(error)}")
+    if device is None:
+        return found("no device", "builds engines here, and PyTorch sees no CUDA device to run them on")
+    return found(*_run(built.engine, runtime, "cuda", images, expected))
+
+
+def _run(
+    path: Path,
+    runtime: str,
+    device: str,
+    images: npt.NDArray[np.float32],
+    expected: dict[str, npt.NDArray[Any]],
+) -> tuple[Verdict, str]:
+    """Run a file and compare what it says."""
     try:
         with open_runner(path, runtime, device) as runner:
             answer = runner.infer(images)
     except SptError as error:
-        return found("fails", str(error))
+        return "fails", str(error)
     except Exception as error:  # a runtime that is installed by halves raises anything
-        return found("fails", f"{type(error).__name__}: {_first_line(error)}")
+        return "fails", f"{type(error).__name__}: {_first_line(error)}"
     tolerance = tolerance_for("fp32")
     worst = max(float(np.abs(answer[name] - expected[name]).max()) for name in expected)
     if not worst <= tolerance.absolute + tolerance.relative * float(np.abs(expected["logits"]).max()):
-        return found("wrong", f"differs from PyTorch on the CPU by {worst:.1e}")
-    return found("works", f"equal to PyTorch on the CPU, largest difference {worst:.1e}")
+        return "wrong", f"differs from PyTorch on the CPU by {worst:.1e}"
+    return "works", f"equal to PyTorch on the CPU, largest difference {worst:.1e}"
 
 
 def _no_cuda(runtime: str, gpu: str | None) -> str:
@@ -189,7 +233,7 @@ def _no_cuda(runtime: str, gpu: str | None) -> str:
 
 def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
     """Of what is installed and can be imported; None where nothing is."""
-    if importlib.util.find_spec(_MODULES.get(runtime, runtime)) is None:
+    if not is_installed(runtime):
         return None
     for name in distributions:
         try:

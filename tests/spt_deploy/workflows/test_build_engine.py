@@ -104,6 +104,14 @@ def test_an_engine_is_built_for_the_gpu_that_is_named(dense: Path, tmp_path: Pat
 
 
 @RTX
+def test_turing_needs_16_bits_and_gets_them_gates_and_all(static: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="add --fp16"):
+        build_engine(static, tmp_path / "model.engine", arch="sm_75")
+    built = build_engine(static, tmp_path / "model.engine", arch="sm_75", precision="fp16", batch="1")
+    assert built.description.capability == "sm_75"
+
+
+@RTX
 def test_a_file_in_another_packing_names_the_export_that_is_needed(per_image: Path) -> None:
     result = run(per_image, "--runtime", "tensorrt-rtx")
     assert result.exit_code == 2
