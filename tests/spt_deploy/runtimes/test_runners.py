@@ -90,7 +90,7 @@ def test_unknown_names_are_refused_with_the_known_ones(made: Exported) -> None:
         open_runner(made.onnx, "tflite")
     with pytest.raises(UsageError, match="auto, cpu, cuda"):
         open_runner(made.onnx, device="tpu")
-    with pytest.raises(ArtefactError, match=r"\.safetensors\) or an \.onnx file"):
+    with pytest.raises(ArtefactError, match=r"\.safetensors\), an \.onnx file or an \.engine"):
         open_runner(made.onnx.with_suffix(".txt"))
 
 

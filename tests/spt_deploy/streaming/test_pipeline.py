@@ -155,7 +155,7 @@ def test_the_summary_accounts_for_the_time_of_every_stage_and_names_the_longest(
     assert sum(stage["utilisation"] for stage in values["stages"].values()) <= 1.001  # one after the other
     longest = max(values["stages"], key=lambda name: values["stages"][name]["busy_s"])
     assert values["limiting_stage"] == longest
-    assert values["frames"] == {"read": 20, "inferred": 20, "dropped": 0, "failed": 0}
+    assert values["frames"] == {"read": 20, "inferred": 20, "dropped": 0, "failed": 0, "overflowed": 0}
     json.dumps(values, allow_nan=False)
 
 

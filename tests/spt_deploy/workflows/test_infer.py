@@ -20,6 +20,7 @@ import pytest
 from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.workflows.infer import UnreadableInputs, fresh_folder, infer
+from tests.exported import make_exported
 from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, read_times, write_video
 
 UNEVEN = [0, 40, 55, 130, 131, 400, 520, 1000, 1033]
@@ -56,7 +57,7 @@ def test_the_summary_is_the_report(inside: Path) -> None:
     report = infer([write_video(inside / "v.mp4", UNEVEN)], ColourRunner(), batch=4)
     summary = json.loads((report.folder / "summary.json").read_text(encoding="utf-8"))
     assert summary == report.to_dict()
-    assert summary["frames"] == {"read": 9, "inferred": 9, "dropped": 0, "failed": 0}
+    assert summary["frames"] == {"read": 9, "inferred": 9, "dropped": 0, "failed": 0, "overflowed": 0}
     assert (summary["runtime"], summary["device"], summary["batch"]) == ("test", "cpu", 4)
     assert summary["files"] == [
         str(report.folder / name) for name in ("predictions.jsonl", "annotated.mp4", "summary.json")
@@ -295,3 +296,29 @@ def test_a_folder_without_write_permission_is_an_output_error(inside: Path) -> N
     (inside / "locked").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="choose a place that you may write to"):
         infer([write_video(inside / "v.mp4", [0, 40])], ColourRunner(), out="locked/out")
+
+
+def test_overflow_of_static_packing_is_in_every_line_and_counted(inside: Path) -> None:
+    made = make_exported(inside / "made", (112, 160), packing="static")
+    random = np.random.default_rng(0)
+    for index in range(3):
+        cv2.imwrite(str(inside / f"{index}.png"), random.integers(0, 256, (112, 160, 3), dtype=np.uint8))
+    report = infer(["*.png"], made.onnx, runtime="onnxruntime", device="cpu", out="out", video=False)
+    counts = [line["overflow"] for line in lines_of(inside / "out")]
+    assert [len(count) for count in counts] == [4, 4, 4]
+    assert report.summary.overflowed == sum(any(count) for count in counts) > 0
+
+
+def test_no_batch_is_larger_than_an_engine_takes(inside: Path) -> None:
+    class Narrow(ColourRunner):
+        @property
+        def max_batch(self) -> int | None:
+            return 3
+
+    seen = []
+    runner = Narrow()
+    run_inner = runner.infer
+    runner.infer = lambda images: (seen.append(len(images)), run_inner(images))[1]  # type: ignore[method-assign]
+    report = infer([write_video(inside / "v.mp4", UNEVEN)], runner, batch=8)
+    assert report.batch == 3
+    assert seen == [3, 3, 3]
