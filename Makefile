@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
 BENCH  := build/bench# not under runs/: a model with random weights must not be the newest one there
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make bench   SPT-T against Swin-T in every runtime here, by share of kept tokens, and a step of training'
+	@echo 'make gpu-check  on a machine with an NVIDIA GPU: GPU tests, numerics and speed of the kernels (eight minutes)'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
 
 setup: $(STAMP)
@@ -61,6 +62,10 @@ bench: $(STAMP)
 	$(BIN)/spt-deploy export $(BENCH)/spt_t.pt
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/spt_t.pt --training --batch 8 --ratio 1,0.25 --rounds 10
+
+# With the Python that is there: a GPU machine has its own torch, and needs triton, numpy, click, rich and pytest beside it.
+gpu-check:
+	PYTHONPATH=.:export:plugins $(PYTHON) -m spt_deploy.workflows.gpu
 
 clean:
 	rm -rf $(VENV) build dist data/demo $(DEMO) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
