@@ -1,23 +1,34 @@
-"""From sources through a model to the writers, one batch at a time.
+"""From sources through a model to the writers: stages that work at the same time, joined by bounded queues.
 
-Each stage is one method that takes what the stage before gives, so that they can become threads joined by queues.
-Nothing here grows with a video: the batch buffer is reused, and no more frames are held than a batch has.
+    decode (a thread each of up to DECODERS sources) -> preprocess -> model -> postprocess, draw, encode, write
+
+The slowest stage sets the pace and the rest hide behind it. The model runs in the caller's thread, where signals are
+heard. Frames of several sources take turns, one of each, so that what is in a batch, and the order of the answers, do
+not depend on how threads happen to run. Nothing grows with a video: the batch buffers go round, and no more frames are
+held than the queues have room for.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
-from spt_deploy.runtimes.base import Runner
+from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming import summary as stages
+from spt_deploy.streaming.flow import Channel, Flow
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.writers import Annotations, PredictionLog
+
+DECODERS = 4  # sources that are read at a time
+BUFFERS = 3  # batches: one being filled, one in the model, one between
+_AHEAD = 8  # decoded frames of a source that wait
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,23 @@ class Progress:
     mean_select_ratio: float | None
 
 
+@dataclass
+class _Batch:
+    """Frames on their way through the model.
+
+    Attributes:
+        buffer: N x 3 x H x W float32, of which the first ``len(frames)`` are filled.
+        frames: in the buffer, each with its source.
+        ended: sources whose last frame is in this batch or an earlier one.
+        arrays: what the model made of it.
+    """
+
+    buffer: npt.NDArray[np.float32]
+    frames: list[tuple[Source, Frame]] = field(default_factory=list)
+    ended: list[Source] = field(default_factory=list)
+    arrays: Arrays = field(default_factory=dict)
+
+
 class Pipeline:
     """Runs a model over sources and hands the answers on in order.
 
@@ -44,7 +72,7 @@ class Pipeline:
         log: gets every answer.
         annotations: gets every answer with its frame; None draws nothing.
         batch: images in a full batch. Batches fill across sources; the last one runs with what there is.
-        on_progress: called after every batch.
+        on_progress: called after every batch, from a thread of the pipeline.
     """
 
     def __init__(
@@ -61,10 +89,7 @@ class Pipeline:
         self._log = log
         self._annotations = annotations
         self._on_progress = on_progress
-        # Filled in place by the preprocessing, sliced by the model, and the same memory for every batch.
-        self._buffer = np.empty((batch, 3, *runner.facts.preprocessing.size), dtype=np.float32)
-        self._waiting: list[tuple[Source, Frame]] = []  # the frames in the buffer
-        self._ended: list[Source] = []  # sources whose last frame is in the buffer
+        self._shape = (batch, 3, *runner.facts.preprocessing.size)
         self._total: int | None = None
         self._ratios = (0.0, 0)  # sum of the mean select ratios, and how many
         self._clock = StageClock()
@@ -76,68 +101,98 @@ class Pipeline:
         The writers are left open, for whoever made them to keep or to drop.
 
         Raises:
-            SptError: whatever a stage raises; files that cannot be read are failures in the summary instead.
+            SptError: whatever a stage raises, the first of them; files that cannot be read are failures in the summary
+                instead.
         """
-        self._clock = StageClock()
-        self._summary = StreamSummary(busy_s=self._clock.busy)
+        self._clock = StageClock(max(1, min(DECODERS, len(sources))))
+        self._summary = StreamSummary(stages=self._clock.stages)
         totals = [source.total() for source in sources]
         self._total = None if None in totals else sum(sampling.count(total) for total in totals if total is not None)
-        for source in sources:
-            for frame in self._frames(source, sampling, stop):
-                self._take(source, frame)
-            if isinstance(source, VideoSource):
-                self._ended.append(source)
-                if not self._waiting:
-                    self._end_sources()
-            if stop.made:
-                break
-        self._flush()
-        self._end_sources()
+        with Flow() as flow:
+            free = flow.channel(_Batch, BUFFERS)
+            filled, answered = flow.channel(_Batch, 1), flow.channel(_Batch, 1)
+            for _ in range(BUFFERS):
+                free.put(_Batch(np.empty(self._shape, dtype=np.float32)))
+            frames = self._decoders(flow, sources, sampling, stop)
+            flow.spawn("preprocess", lambda: self._preprocess(frames, free, filled))
+            flow.spawn("postprocess", lambda: self._hand_on(answered, free))
+            for batch in filled:
+                with self._clock.stage(stages.MODEL, len(batch.frames) or 1):
+                    batch.arrays = self._runner.infer(batch.buffer[: len(batch.frames)]) if batch.frames else {}
+                answered.put(batch)
+            answered.close()
         self._summary.stopped_by = stop.signal_number
         self._summary.mean_select_ratio = self._mean_select_ratio
         self._summary.wall_s = self._clock.wall
         return self._summary
 
-    def _frames(self, source: Source, sampling: Sampling, stop: StopRequest) -> Iterator[Frame]:
-        """Decode: the frames that can be read; the failures are noted."""
+    def _decoders(
+        self, flow: Flow, sources: Sequence[Source], sampling: Sampling, stop: StopRequest
+    ) -> Iterator[tuple[Source, Frame | None]]:
+        """Frames of all sources in turn, then None for each source that has ended."""
+        waiting = deque((source, flow.channel(Frame, _AHEAD)) for source in sources)
+        reading: deque[tuple[Source, Channel[Frame]]] = deque()
+        while waiting or reading:
+            while waiting and len(reading) < DECODERS:
+                source, channel = waiting.popleft()
+                flow.spawn("decode", lambda s=source, c=channel: self._decode(s, sampling, stop, c))  # type: ignore[misc]
+                reading.append((source, channel))
+            source, channel = reading.popleft()
+            frame = channel.get()
+            yield source, frame
+            if frame is not None:
+                reading.append((source, channel))
+
+    def _decode(self, source: Source, sampling: Sampling, stop: StopRequest, channel: Channel[Frame]) -> None:
+        """The frames of a source that can be read; failures are noted."""
         items = iter(source.frames(sampling))
         while not stop.made:
             with self._clock.stage(stages.DECODE):
                 item = next(items, None)
             if item is None:
-                return
+                break
             if isinstance(item, Failure):
                 self._summary.failures.append(item)
             else:
-                self._summary.read += 1
-                yield item
+                channel.put(item)
+        channel.close()
 
-    def _take(self, source: Source, frame: Frame) -> None:
-        """Preprocess into the next place of the batch, and run the batch when that was the last."""
-        with self._clock.stage(stages.PREPROCESS):
-            self._runner.facts.preprocessing.apply(frame.image, out=self._buffer[len(self._waiting)])
-        self._waiting.append((source, frame))
-        if len(self._waiting) == len(self._buffer):
-            self._flush()
+    def _preprocess(
+        self, frames: Iterator[tuple[Source, Frame | None]], free: Channel[_Batch], filled: Channel[_Batch]
+    ) -> None:
+        """Each frame into the next place of the batch in hand; a full batch goes on."""
+        batch = free.get()
+        assert batch is not None
+        for source, frame in frames:
+            if frame is None:
+                batch.ended.append(source)
+                continue
+            self._summary.read += 1
+            with self._clock.stage(stages.PREPROCESS):
+                self._runner.facts.preprocessing.apply(frame.image, out=batch.buffer[len(batch.frames)])
+            batch.frames.append((source, frame))
+            if len(batch.frames) == len(batch.buffer):
+                filled.put(batch)
+                batch = free.get()
+                assert batch is not None
+        filled.put(batch)
+        filled.close()
 
-    def _flush(self) -> None:
-        """Run the frames that wait, however many, and hand their answers on."""
-        if not self._waiting:
-            return
-        with self._clock.stage(stages.MODEL):
-            arrays = self._runner.infer(self._buffer[: len(self._waiting)])
-        with self._clock.stage(stages.POSTPROCESS):
-            sizes = [(frame.image.shape[0], frame.image.shape[1]) for _, frame in self._waiting]
-            predictions = self._postprocessing.apply(arrays, self._runner.facts, sizes)
-        for (source, frame), prediction in zip(self._waiting, predictions, strict=True):
-            self._hand_on(source, frame, prediction)
-        self._waiting.clear()
-        self._end_sources()
-        if self._on_progress:
-            self._on_progress(Progress(self._summary.inferred, self._total, self._mean_select_ratio))
+    def _hand_on(self, answered: Channel[_Batch], free: Channel[_Batch]) -> None:
+        """Answers of each batch to the writers, then its buffer back."""
+        for batch in answered:
+            if batch.frames:
+                with self._clock.stage(stages.POSTPROCESS, len(batch.frames)):
+                    sizes = [(frame.image.shape[0], frame.image.shape[1]) for _, frame in batch.frames]
+                    predictions = self._postprocessing.apply(batch.arrays, self._runner.facts, sizes)
+                for (source, frame), prediction in zip(batch.frames, predictions, strict=True):
+                    self._write(source, frame, prediction)
+            self._end(batch.ended)
+            if batch.frames and self._on_progress:
+                self._on_progress(Progress(self._summary.inferred, self._total, self._mean_select_ratio))
+            free.put(_Batch(batch.buffer))
 
-    def _hand_on(self, source: Source, frame: Frame, prediction: Prediction) -> None:
-        """To the writers."""
+    def _write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
         if self._annotations is not None:
             with self._clock.stage(stages.DRAW_ENCODE):
                 self._annotations.write(source, frame, prediction)
@@ -150,13 +205,13 @@ class Pipeline:
         if ratio is not None:
             self._ratios = (self._ratios[0] + ratio, self._ratios[1] + 1)
 
-    def _end_sources(self) -> None:
+    def _end(self, sources: Sequence[Source]) -> None:
         """Close the outputs of sources whose last frame has been handed on."""
         if self._annotations is not None:
-            with self._clock.stage(stages.DRAW_ENCODE):
-                for source in self._ended:
-                    self._annotations.end(source)
-        self._ended.clear()
+            for source in sources:
+                if isinstance(source, VideoSource):
+                    with self._clock.stage(stages.DRAW_ENCODE):
+                        self._annotations.end(source)
 
     @property
     def _mean_select_ratio(self) -> float | None:

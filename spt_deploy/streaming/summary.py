@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +16,73 @@ DECODE, PREPROCESS, MODEL, POSTPROCESS = "decode", "preprocess", "model", "postp
 DRAW_ENCODE, WRITE = "draw_encode", "write"
 STAGES = (DECODE, PREPROCESS, MODEL, POSTPROCESS, DRAW_ENCODE, WRITE)
 
+# By the stage that sets the pace.
+_HINTS = {
+    DECODE: "a smaller or less compressed video, or --stride, would help",
+    PREPROCESS: "frames nearer to the model's input size would help",
+    MODEL: "another --runtime, a larger --batch, or an engine (spt-deploy build-engine) may help",
+    POSTPROCESS: "a higher --conf would help",
+    DRAW_ENCODE: "--no-video would help",
+    WRITE: "a faster disk would help",
+}
+
+
+class Durations:
+    """How long pieces of work took: their sum, and quantiles to a twentieth, in memory that does not grow.
+
+    Args:
+        workers: threads that do such work at a time.
+    """
+
+    _FINEST = 1e-6  # seconds; shorter ones count as this
+    _PER_DECADE = 50
+    _BINS = 8 * _PER_DECADE  # up to 100 s; longer ones count as that
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self.total = 0.0
+        self.pieces = 0
+        self._lock = threading.Lock()
+        self._counts = [0] * (self._BINS + 1)
+
+    def add(self, seconds: float, pieces: int = 1) -> None:
+        """``pieces`` took ``seconds`` together."""
+        each = max(seconds / pieces, self._FINEST)
+        index = min(self._BINS, int(math.log10(each / self._FINEST) * self._PER_DECADE))
+        with self._lock:
+            self.total += seconds
+            self.pieces += pieces
+            self._counts[index] += pieces
+
+    def quantile(self, share: float) -> float:
+        """Seconds that ``share`` of the pieces did not exceed; 0 without any."""
+        passed = 0
+        for index, count in enumerate(self._counts):
+            passed += count
+            if count and passed >= share * self.pieces:
+                return float(self._FINEST * 10 ** ((index + 0.5) / self._PER_DECADE))
+        return 0.0
+
 
 class StageClock:
-    """Adds up how long each stage is busy, in seconds of wall time."""
+    """How long each stage is busy, in seconds of wall time.
 
-    def __init__(self) -> None:
-        self.busy = dict.fromkeys(STAGES, 0.0)
+    Args:
+        decoders: sources that are read at a time.
+    """
+
+    def __init__(self, decoders: int = 1) -> None:
+        self.stages = {name: Durations(decoders if name == DECODE else 1) for name in STAGES}
         self._start = time.perf_counter()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """The block is work of that stage."""
+    def stage(self, name: str, frames: int = 1) -> Iterator[None]:
+        """The block is work of that stage on so many frames."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.busy[name] += time.perf_counter() - start
+            self.stages[name].add(time.perf_counter() - start, frames)
 
     @property
     def wall(self) -> float:
@@ -49,7 +102,7 @@ class StreamSummary:
         stopped_by: number of the signal that ended it early.
         last: source and index of the last frame with an answer.
         wall_s: seconds from the first read to the last write.
-        busy_s: seconds that each stage was at work.
+        stages: how long each stage was at work, in all and by frame; they work at the same time.
         mean_select_ratio: over frames and SPA blocks; None without SPA blocks.
         overflowed: frames of which static packing had no room for some token.
     """
@@ -61,7 +114,7 @@ class StreamSummary:
     stopped_by: int | None = None
     last: tuple[str, int] | None = None
     wall_s: float = 0.0
-    busy_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    stages: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in STAGES})
     mean_select_ratio: float | None = None
     overflowed: int = 0
 
@@ -72,12 +125,18 @@ class StreamSummary:
 
     @property
     def limiting_stage(self) -> str:
-        """The stage that was busy longest."""
-        return max(STAGES, key=lambda stage: self.busy_s[stage])
+        """The stage that was busy for the largest share of the time."""
+        return max(STAGES, key=self.utilisation)
+
+    @property
+    def hint(self) -> str:
+        """What would make it faster."""
+        return _HINTS[self.limiting_stage]
 
     def utilisation(self, stage: str) -> float:
-        """Share of the wall time that a stage was busy."""
-        return self.busy_s[stage] / self.wall_s if self.wall_s else 0.0
+        """Share of the wall time that a stage was busy, of each of its threads where it has several."""
+        taken = self.stages[stage]
+        return taken.total / taken.workers / self.wall_s if self.wall_s else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in seconds."""
@@ -92,10 +151,16 @@ class StreamSummary:
             "fps": round(self.fps, 2),
             "wall_s": round(self.wall_s, 4),
             "stages": {
-                stage: {"busy_s": round(self.busy_s[stage], 4), "utilisation": round(self.utilisation(stage), 4)}
-                for stage in STAGES
+                stage: {
+                    "busy_s": round(taken.total, 4),
+                    "utilisation": round(self.utilisation(stage), 4),
+                    "p50_ms": round(1e3 * taken.quantile(0.5), 3),
+                    "p95_ms": round(1e3 * taken.quantile(0.95), 3),
+                }
+                for stage, taken in self.stages.items()
             },
             "limiting_stage": self.limiting_stage,
+            "hint": self.hint,
             "mean_select_ratio": None if self.mean_select_ratio is None else round(self.mean_select_ratio, 4),
             "failures": [{"source": failure.source, "reason": failure.reason} for failure in self.failures],
             "stopped_by_signal": self.stopped_by,

@@ -104,9 +104,11 @@ def test_images_videos_and_a_glob_go_together(inside: Path) -> None:
     report = infer(["photos/*.png", "v.mp4"], runner, batch=4, out="out")
     assert runner.batches == [4, 1]
     assert [(line["source"], line["frame"], line["time"]) for line in lines_of(report.folder)] == [
-        *((f"photos/{number}.png", 0, None) for number in range(3)),
+        ("photos/0.png", 0, None),  # the two take turns
         ("v.mp4", 0, 0.0),
+        ("photos/1.png", 0, None),
         ("v.mp4", 1, 0.04),
+        ("photos/2.png", 0, None),
     ]
     images = [f"annotated/{number}.png" for number in range(3)]
     assert files_in(report.folder) == ["annotated.mp4", *images, "predictions.jsonl", "summary.json"]

@@ -1,0 +1,131 @@
+"""Threads joined by bounded queues: the slowest sets the pace, the first error stops all, and nothing is left over."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from typing_extensions import Self
+
+T = TypeVar("T")
+
+
+class Cancelled(Exception):  # noqa: N818 - no error of its own: another one is the reason
+    """The flow was stopped; who hears it ends at once."""
+
+
+class Channel(Generic[T]):
+    """A queue between threads that holds at most ``size`` items, made by `Flow.channel`.
+
+    ``put`` waits while it is full, and iterating waits while it is empty, until it is closed and empty. Both raise
+    ``Cancelled`` once the flow is cancelled.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = self._cancelled = False
+
+    def put(self, item: T) -> None:
+        """Add an item as soon as there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._size or self._cancelled)
+            if self._cancelled:
+                raise Cancelled
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T | None:
+        """The next item; None when no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
+            if self._cancelled:
+                raise Cancelled
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def __iter__(self) -> Iterator[T]:
+        while (item := self.get()) is not None:
+            yield item
+
+    def close(self) -> None:
+        """No more items come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Wake everybody who waits, and drop what is held."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+class Flow:
+    """A set of threads and the channels between them, as a context manager.
+
+    Leaving the block waits for all threads; when one of them failed, or the block itself, all channels are cancelled,
+    every thread is joined, and the first error is raised as it was.
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._channels: list[Channel[object]] = []
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+
+    def channel(self, kind: type[T], size: int) -> Channel[T]:
+        """A channel of items of a kind; ``size`` at least 1."""
+        channel: Channel[T] = Channel(size)
+        self._channels.append(channel)  # type: ignore[arg-type]  # cancelled only
+        return channel
+
+    def spawn(self, name: str, work: Callable[[], None]) -> None:
+        """Run ``work`` in a thread of that name."""
+        thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def cancel(self, error: BaseException) -> None:
+        """Stop everything because of ``error``; only the first one counts."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        for channel in self._channels:
+            channel.cancel()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Cancelled:
+            pass
+        except BaseException as error:
+            self.cancel(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Cancelled):
+            self.cancel(error)
+        try:
+            for thread in self._threads:
+                while thread.is_alive():
+                    thread.join(timeout=0.5)  # a join without limit would not hear a second Ctrl-C
+        except BaseException as interruption:
+            self.cancel(interruption)
+            for thread in self._threads:
+                thread.join()
+            raise
+        if self._error is not None and self._error is not error:
+            raise self._error from None

@@ -1,0 +1,125 @@
+"""Threads joined by queues: nothing lost, nothing reordered, nothing left over, whatever fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spt_deploy.streaming.flow import Flow
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 4))
+def test_items_arrive_whole_and_in_order_through_any_number_of_stages(items: int, size: int, stages: int) -> None:
+    arrived: list[int] = []
+    before = threading.active_count()
+    with Flow() as flow:
+        channels = [flow.channel(int, size) for _ in range(stages + 1)]
+
+        def feed() -> None:
+            for number in range(1, items + 1):
+                channels[0].put(number)
+            channels[0].close()
+
+        def pass_on(index: int) -> None:
+            for item in channels[index]:
+                channels[index + 1].put(item)
+            channels[index + 1].close()
+
+        flow.spawn("feed", feed)
+        for index in range(stages):
+            flow.spawn(f"stage {index}", lambda index=index: pass_on(index))  # type: ignore[misc]
+        arrived.extend(channels[-1])
+    assert arrived == list(range(1, items + 1))
+    assert threading.active_count() == before
+
+
+def test_a_full_channel_holds_the_feeder_back() -> None:
+    put: list[int] = []
+    with Flow() as flow:
+        channel = flow.channel(int, 3)
+
+        def feed() -> None:
+            for number in range(1, 11):
+                channel.put(number)
+                put.append(number)
+            channel.close()
+
+        flow.spawn("feed", feed)
+        deadline = time.monotonic() + 5
+        while len(put) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert put == [1, 2, 3]
+        assert list(channel) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last", "caller"])
+def test_the_first_error_anywhere_stops_everything_and_is_the_one_that_is_raised(place: str) -> None:
+    before = threading.active_count()
+
+    def fail_at(where: str, number: int) -> None:
+        if where == place and number == 5:
+            raise ZeroDivisionError(where)
+
+    def run() -> None:
+        with Flow() as flow:
+            first, second, third = (flow.channel(int, 2) for _ in range(3))
+
+            def feed() -> None:
+                for number in range(1, 10_000):
+                    fail_at("first", number)
+                    first.put(number)
+                first.close()
+
+            def middle() -> None:
+                for number in first:
+                    fail_at("middle", number)
+                    second.put(number)
+                second.close()
+
+            def last() -> None:
+                for number in second:
+                    fail_at("last", number)
+                    third.put(number)
+                third.close()
+
+            for work in (feed, middle, last):
+                flow.spawn(work.__name__, work)
+            for number in third:
+                fail_at("caller", number)
+
+    with pytest.raises(ZeroDivisionError, match=place):
+        run()
+    assert threading.active_count() == before
+
+
+def test_the_error_keeps_its_traceback() -> None:
+    def culprit() -> None:
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError) as caught, Flow() as flow:
+        flow.spawn("culprit", culprit)
+    assert "culprit" in [entry.name for entry in caught.traceback]
+
+
+def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> None:
+    def run() -> None:
+        with Flow() as flow:
+            channel = flow.channel(int, 1)
+
+            def feed() -> None:
+                while True:
+                    channel.put(1)
+
+            flow.spawn("feed", feed)
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert threading.active_count() == before

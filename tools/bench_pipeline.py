@@ -1,0 +1,141 @@
+"""How near `infer` comes to the speed of its slowest part, and what a loop written by hand makes of the same video.
+
+    python tools/bench_pipeline.py MODEL.onnx VIDEO [--video-out] [--frames N] [--rounds N]
+
+The bound is the smaller of the slowest stage alone and cores / (CPU seconds that all stages together need for a frame):
+on a CPU the stages share the cores. Stages alone, pipeline and loop take turns in every round; medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from spt_deploy.postprocess import Postprocessing
+from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.frames import Frame, Sampling
+from spt_deploy.streaming.overlay import Overlay
+from spt_deploy.streaming.video import VideoFile
+from spt_deploy.streaming.writers import Annotations
+from spt_deploy.workflows.infer import infer
+
+
+class Cost(NamedTuple):
+    """Of one frame, in seconds: on the clock, and of processor time over all threads."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], int]) -> Cost:
+    """``work`` does so many frames."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    frames = work()
+    return Cost((time.perf_counter() - wall) / frames, (time.process_time() - cpu) / frames)
+
+
+def by_hand(runner: Runner, video: Path, frames: int) -> int:
+    """What one writes first: a capture, one frame at a time, a list of answers."""
+    capture = cv2.VideoCapture(str(video))
+    answers = []
+    while len(answers) < frames:
+        found, image = capture.read()
+        if not found:
+            break
+        answers.append(runner.infer(runner.facts.preprocessing.apply(image)[None]))  # type: ignore[arg-type]
+    capture.release()
+    return len(answers)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--video-out", action="store_true", help="draw and encode too")
+    parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    given = parser.parse_args()
+    sampling = Sampling(max_frames=given.frames)
+    source = VideoFile(given.video)
+    frames = [item for item in source.frames(sampling) if isinstance(item, Frame)][: given.frames]
+    costs: dict[str, list[Cost]] = {}
+    with tempfile.TemporaryDirectory() as folder, open_runner(given.model, device="cpu") as runner:
+        preprocessing, some = runner.facts.preprocessing, frames[:64]
+        batch = np.stack([preprocessing.apply(frame.image) for frame in frames[: given.batch]])
+        sizes = [(frame.image.shape[0], frame.image.shape[1]) for frame in frames[: given.batch]]
+        answers = Postprocessing().apply(runner.infer(batch), runner.facts, sizes)
+        turn = 0
+
+        def draw() -> int:
+            nonlocal turn
+            turn += 1
+            annotations = Annotations(Path(folder) / str(turn), [source], Overlay(), runner.facts)
+            for index, frame in enumerate(some):
+                annotations.write(source, frame, answers[index % len(answers)])
+            annotations.keep()
+            return len(some)
+
+        def end_to_end() -> int:
+            nonlocal turn
+            turn += 1
+            out = Path(folder) / f"infer-{turn}"
+            with open_runner(given.model, device="cpu") as fresh:
+                fresh.infer(batch)
+                start, cpu = time.perf_counter(), time.process_time()
+                done = infer(
+                    [given.video], fresh, batch=given.batch, out=out, max_frames=given.frames, video=given.video_out
+                )
+                count = done.summary.inferred
+                whole.append(Cost((time.perf_counter() - start) / count, (time.process_time() - cpu) / count))
+            return count
+
+        def decode() -> int:
+            return sum(isinstance(item, Frame) for item in source.frames(sampling))
+
+        def model() -> int:
+            for _ in range(max(1, 64 // given.batch)):
+                runner.infer(batch)
+            return max(1, 64 // given.batch) * given.batch
+
+        whole: list[Cost] = []
+        stages: dict[str, Callable[[], int]] = {
+            "decode": decode,
+            "preprocess": lambda: len([preprocessing.apply(frame.image, out=batch[0]) for frame in some]),
+            "model": model,
+        }
+        if given.video_out:
+            stages["draw and encode"] = draw
+        for _ in range(given.rounds):
+            for name, work in stages.items():
+                costs.setdefault(name, []).append(timed(work))
+            end_to_end()
+            costs.setdefault("by hand", []).append(timed(lambda: by_hand(runner, given.video, min(200, given.frames))))
+    rounds = range(given.rounds)
+    cores = os.cpu_count() or 1
+    bounds = []
+    for r in rounds:
+        alone = [costs[name][r] for name in stages]
+        bounds.append(1 / max(max(cost.wall for cost in alone), sum(cost.cpu for cost in alone) / cores))
+    for name in (*stages, "by hand"):
+        wall, cpu = (statistics.median(cost[i] for cost in costs[name]) for i in range(2))
+        print(f"{name:16} {1 / wall:8.1f} frames/s alone, {1e3 * cpu:7.2f} ms of processor time a frame")
+    print(f"{'bound':16} {statistics.median(bounds):8.1f} frames/s on {cores} cores")
+    print(f"{'infer':16} {statistics.median(1 / cost.wall for cost in whole):8.1f} frames/s")
+    efficiency = statistics.median(1 / whole[r].wall / bounds[r] for r in rounds)
+    ratio = statistics.median(costs["by hand"][r].wall / whole[r].wall for r in rounds)
+    print(f"efficiency {efficiency:.1%} of the bound; {ratio:.2f} times the loop by hand")
+
+
+if __name__ == "__main__":
+    main()
