@@ -90,7 +90,7 @@ def main() -> None:
             nonlocal turn
             turn += 1
             out = Path(folder) / f"infer-{turn}"
-            with open_runner(given.model, device="cpu") as fresh:
+            with open_runner(given.model, device="cpu", shares_cores=True) as fresh:
                 fresh.infer(batch)
                 start, cpu = time.perf_counter(), time.process_time()
                 done = infer(

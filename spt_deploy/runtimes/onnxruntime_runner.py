@@ -39,8 +39,13 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def open_session(model: Path | bytes, device: str) -> ort.InferenceSession:
+def open_session(model: Path | bytes, device: str, spins: bool = True) -> ort.InferenceSession:
     """A session on exactly the device named.
+
+    Args:
+        model: a file, or its bytes.
+        device: ``cpu`` or ``cuda``.
+        spins: whether threads that wait for each other keep their cores busy: faster alone, slower beside other work.
 
     Raises:
         ArtefactError: when ONNX Runtime cannot load the model.
@@ -48,6 +53,8 @@ def open_session(model: Path | bytes, device: str) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = _PROVIDERS[device]
     # CUDA sessions keep the CPU provider for shape arithmetic; a session wholly on the CPU is caught below.
     providers = [provider] if device == "cpu" else [provider, _PROVIDERS["cpu"]]
@@ -73,14 +80,15 @@ class OnnxRuntimeRunner(Runner):
 
     runtime: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", spins: bool = True) -> None:
+        self._spins = spins
         self._session: ort.InferenceSession | None = None
         self._names: list[str] = []
         facts = read_facts(path)
         super().__init__(path, facts, choose_device(device), facts.precision)
 
     def _open(self) -> None:
-        self._session = open_session(self.path, self.device)
+        self._session = open_session(self.path, self.device, self._spins)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:

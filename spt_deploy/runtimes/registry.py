@@ -68,13 +68,14 @@ def choose_runtime(path: Path, wanted: str = "auto") -> str:
     return wanted
 
 
-def open_runner(path: Path, runtime: str = "auto", device: str = "auto") -> Runner:
+def open_runner(path: Path, runtime: str = "auto", device: str = "auto", *, shares_cores: bool = False) -> Runner:
     """A runner of the artefact, not yet entered.
 
     Args:
         path: a checkpoint, an exported ONNX file or an engine.
         runtime: ``auto``, ``torch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
+        shares_cores: whether other threads work beside the model, as in a stream.
 
     Raises:
         ArtefactError: when the file cannot be used.
@@ -91,7 +92,7 @@ def open_runner(path: Path, runtime: str = "auto", device: str = "auto") -> Runn
     if name == "onnxruntime":
         from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, device)
+        return OnnxRuntimeRunner(path, device, spins=not shares_cores)
     if name in RUNTIMES["engine"]:
         from spt_deploy.runtimes.engine_runner import EngineRunner, RtxEngineRunner
 

@@ -221,7 +221,7 @@ def _runner(model: str | Path | Runner | None, runtime: str, device: str) -> tup
     if isinstance(model, Runner):
         return model, ""
     found = find_artefact(None if model is None else Path(model), runnable_kinds() if model is None else KINDS)
-    return open_runner(found.path, runtime, device), found.why
+    return open_runner(found.path, runtime, device, shares_cores=True), found.why
 
 
 def _quieten_decoders() -> None:
@@ -259,4 +259,4 @@ def _go_on(
     done = f"stopped by {name} after frame {index} of {source}; the files in {folder} are whole up to there"
     if len(sources) == 1 and isinstance(sources[0], VideoSource):
         return f"{done}; go on with --start {index + sampling.stride} and another --out"
-    return f"{done}; go on with the inputs that come after it"
+    return f"{done}; go on with what predictions.jsonl does not have of each input, into another --out"
