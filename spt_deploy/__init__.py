@@ -1,10 +1,23 @@
 """spt-deploy: from a trained Select and Pack Transformer to something that runs.
 
-This module stays light: nothing heavier than the standard library is imported here.
+This module stays light: nothing heavier than the standard library is imported here, until ``Predictor`` is asked for.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spt_deploy.predictor import Predictor
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = ["Predictor", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Predictor":
+        from spt_deploy.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'spt_deploy' has no attribute {name!r}")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spt_deploy.config import ModelConfig
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.preprocess import Preprocessing
 
@@ -80,6 +80,27 @@ class Prediction:
             return None
         mean = sum(self.select_ratio) / len(self.select_ratio)
         return mean if math.isfinite(mean) else None
+
+    def to_supervision(self) -> Any:
+        """The detections as ``supervision.Detections``, for that library's trackers, zones and drawing.
+
+        Raises:
+            UsageError: when the task is not ``detect``.
+            RuntimeMissingError: when supervision is not installed.
+        """
+        if self.detections is None:
+            raise UsageError("only detections become those of supervision; this model's task is another")
+        try:
+            import supervision
+        except ImportError as error:
+            raise RuntimeMissingError("supervision is not installed; pip install supervision") from error
+        found = self.detections
+        return supervision.Detections(
+            xyxy=np.array([each.box for each in found], dtype=np.float32).reshape(-1, 4),
+            confidence=np.array([each.score for each in found], dtype=np.float32),
+            class_id=np.array([each.label for each in found], dtype=int),
+            data={"class_name": np.array([each.name for each in found], dtype=str)},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the selection map; a value that is no number is ``None``."""

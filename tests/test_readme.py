@@ -25,7 +25,7 @@ def test_the_python_of_the_readme_runs_where_the_demo_has_run(tmp_path: Path, mo
     write_video(tmp_path / "data/demo/demo.mp4", range(0, 200, 40))
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         # The large example is as right at a small size.
         exec(compile(block.replace("800, 1280", "64, 96"), "README.md", "exec"), {})

@@ -1,0 +1,163 @@
+"""A model that answers from Python: one image, a batch, or a stream.
+
+with Predictor("best.onnx") as model:
+    print(model.predict("street.jpg").to_dict())
+    for frame, prediction in model.stream("street.mp4"):
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from spt_deploy.errors import SourceError, UsageError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.images import read_image
+from spt_deploy.postprocess import Postprocessing, Prediction
+from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.flow import Flow
+from spt_deploy.streaming.frames import Failure, Frame, Sampling
+from spt_deploy.streaming.sources import open_sources
+from spt_deploy.workflows.artefacts import KINDS, find_artefact, runnable_kinds
+
+Picture = str | Path | npt.NDArray[np.uint8]
+_AHEAD = 16  # decoded frames that wait
+
+
+class Predictor:
+    """A model ready to answer. It is open from the start; use it in a ``with`` statement, or ``close`` it.
+
+    Args:
+        model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
+            run if None. Or a runner, which is entered here.
+        runtime: ``auto``, or one that takes the model; see `runtimes.open_runner`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch: images that the model gets at once, no more than an engine takes.
+        conf: least score of a detection or of a multilabel class, in [0, 1].
+        iou: boxes of one class that overlap more than this are one object, in [0, 1].
+
+    Raises:
+        InputError: when the model is not there or cannot be used.
+        RuntimeMissingError: when the runtime or device is not there.
+        UsageError: when an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Runner | None = None,
+        *,
+        runtime: str = "auto",
+        device: str = "auto",
+        batch: int = 8,
+        conf: float = 0.25,
+        iou: float = 0.5,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"batch is {batch}; expected 1 or more")
+        self._postprocessing = Postprocessing(conf, iou)
+        if not isinstance(model, Runner):
+            kinds = runnable_kinds() if model is None else KINDS
+            path = find_artefact(None if model is None else Path(model), kinds).path
+            model = open_runner(path, runtime, device)
+        self._runner = model.__enter__()
+        self._batch = min(batch, model.max_batch or batch)
+        self._buffer = np.empty((self._batch, 3, *self.facts.preprocessing.size), dtype=np.float32)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model says of itself: task, classes, preprocessing."""
+        return self._runner.facts
+
+    def predict(self, image: Picture) -> Prediction:
+        """The answer to one image.
+
+        Args:
+            image: a file, or H x W x 3 uint8, BGR as OpenCV reads it.
+
+        Raises:
+            SourceError: when the file cannot be read.
+            InputError: when the array is no such image.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[Picture]) -> list[Prediction]:
+        """The answers to any number of images of any sizes; arguments and errors as for ``predict``."""
+        answers: list[Prediction] = []
+        for start in range(0, len(images), self._batch):
+            part = [
+                read_image(Path(i)) if isinstance(i, str | Path) else i for i in images[start : start + self._batch]
+            ]
+            answers += self._answers(part)
+        return answers
+
+    def stream(
+        self, *sources: str | Path, start: int = 0, stride: int = 1, max_frames: int | None = None
+    ) -> Iterator[tuple[Frame, Prediction]]:
+        """Frames of images, folders, globs and videos with their answers, as they come; decoded ahead in a thread.
+
+        Args:
+            sources: as the command ``infer`` takes them, one after the other.
+            start: number of the first frame of each, counted from 0.
+            stride: every how many-th frame from there on.
+            max_frames: at most so many of each.
+
+        Raises:
+            SourceError: at once when a source is not there; after the last frame when some could not be read.
+            UsageError: when a number is out of range.
+        """
+        opened = open_sources(sources)
+        sampling = Sampling(start, stride, max_frames)
+        failures: list[Failure] = []
+        with Flow() as flow:
+            channel = flow.channel(Frame, max(_AHEAD, self._batch))
+
+            def decode() -> None:
+                for source in opened:
+                    for item in source.frames(sampling):
+                        if isinstance(item, Failure):
+                            failures.append(item)
+                        else:
+                            channel.put(item)
+                channel.close()
+
+            flow.spawn("decode", decode)
+            waiting: list[Frame] = []
+            for frame in channel:
+                waiting.append(frame)
+                if len(waiting) == self._batch:
+                    yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
+                    waiting = []
+            yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
+        if failures:
+            raise SourceError("; ".join(failure.reason for failure in failures))
+
+    def close(self) -> None:
+        """Give back what the runtime took; again is no harm."""
+        self._runner.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answers(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+        if not images:
+            return []
+        for place, image in enumerate(images):
+            self.facts.preprocessing.apply(image, out=self._buffer[place])
+        arrays = self._runner.infer(self._buffer[: len(images)])
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return self._postprocessing.apply(arrays, self.facts, sizes)
+
+
+def _read(image: Picture) -> npt.NDArray[np.uint8]:
+    return read_image(Path(image)) if isinstance(image, str | Path) else image

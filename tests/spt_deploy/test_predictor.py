@@ -1,0 +1,104 @@
+"""A model from Python says what the command says, of a picture, of many, and of a stream."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import spt_deploy
+from spt_deploy import Predictor
+from spt_deploy.errors import InputError, SourceError, UsageError
+from spt_deploy.workflows.infer import infer
+from tests.exported import make_exported
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_exported(tmp_path / "made", (64, 96)).onnx
+
+
+def test_a_stream_says_what_the_command_writes(model: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", range(0, 400, 40))
+    report = infer([video], model, device="cpu", out=tmp_path / "out", batch=4, video=False)
+    lines = [json.loads(line) for line in (report.folder / "predictions.jsonl").read_text().splitlines()]
+    with Predictor(model, device="cpu", batch=3) as predictor:
+        streamed = list(predictor.stream(video))
+    assert [frame.index for frame, _ in streamed] == [line["frame"] for line in lines]
+    for (_, prediction), line in zip(streamed, lines, strict=True):
+        found = json.loads(json.dumps(prediction.to_dict()))
+        assert [c["label"] for c in found["classes"]] == [c["label"] for c in line["classes"]]
+        assert found["select_ratio"] == line["select_ratio"]
+
+
+def test_one_picture_many_and_a_file_have_the_same_answer(tmp_path: Path) -> None:
+    pictures = [picture(n, 40 + n, 60) for n in range(5)]
+    path = tmp_path / "2.png"
+    assert cv2.imwrite(str(path), pictures[2])
+    with Predictor(ColourRunner(), batch=2) as predictor:
+        together = predictor.predict_batch(pictures)
+        assert [p.to_dict() for p in together] == [predictor.predict(p).to_dict() for p in pictures]
+        assert predictor.predict(path).to_dict() == predictor.predict(str(path)).to_dict() == together[2].to_dict()
+        assert predictor.predict_batch([]) == []
+
+
+def test_a_stream_that_is_left_leaves_no_thread(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", range(0, 8000, 40))
+    before = threading.active_count()
+    with Predictor(ColourRunner()) as predictor:
+        for frame, _ in predictor.stream(video):
+            if frame.index == 5:
+                break
+    import gc
+
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_what_cannot_be_read_is_told_after_what_could(tmp_path: Path) -> None:
+    for name in "ac":
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), picture(1))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    seen = []
+    with Predictor(ColourRunner()) as predictor:
+        stream = predictor.stream(tmp_path)
+        with pytest.raises(SourceError, match="is no image"):  # noqa: PT012 - that is when it is raised
+            for frame, _ in stream:
+                seen.append(Path(frame.source).name)
+        assert seen == ["a.png", "c.png"]
+        with pytest.raises(SourceError, match="there is no file"):
+            next(iter(predictor.stream(tmp_path / "nowhere.mp4")))
+
+
+def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch is 0"):
+        Predictor(ColourRunner(), batch=0)
+    with pytest.raises(UsageError, match="conf is 2"):
+        Predictor(ColourRunner(), conf=2)
+    with pytest.raises(InputError, match="there is no file"):
+        Predictor(tmp_path / "nothing.onnx")
+    with Predictor(ColourRunner()) as predictor, pytest.raises(InputError, match="expected H x W x 3 uint8"):
+        predictor.predict(np.zeros((4, 4), np.uint8))
+
+
+def test_detections_become_those_of_supervision() -> None:
+    supervision = pytest.importorskip("supervision", reason="not a dependency")
+    with Predictor(ColourRunner(facts_of("detect"))) as predictor:
+        prediction = predictor.predict(picture(3))
+    assert prediction.detections
+    found = prediction.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    np.testing.assert_allclose(found.xyxy, [d.box for d in prediction.detections], rtol=1e-6)
+    assert found.confidence.tolist() == pytest.approx([d.score for d in prediction.detections])
+    assert list(found.data["class_name"]) == [d.name for d in prediction.detections]
+
+
+def test_the_package_offers_it_and_nothing_that_is_not_there() -> None:
+    assert spt_deploy.Predictor is Predictor
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = spt_deploy.Nothing  # type: ignore[attr-defined]
