@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--max-frames", type=int, metavar="N", help="At most N frames of each source.")
 @click.option("--stride", type=int, default=1, show_default=True, help="Every how many-th frame.")
 @click.option("--no-video", is_flag=True, help="Write the answers only, no annotated videos or images: faster.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out that was stopped or killed.")
 @json_option
 def command(
     sources: tuple[str, ...],
@@ -51,6 +52,7 @@ def command(
     max_frames: int | None,
     stride: int,
     no_video: bool,
+    resume: bool,
     as_json: bool,
 ) -> None:
     """Run a model on images, folders, globs and video files.
@@ -94,6 +96,7 @@ def command(
                 stride=stride,
                 max_frames=max_frames,
                 video=not no_video,
+                resume=resume,
                 on_progress=on_progress,
                 on_model=on_model,
             )

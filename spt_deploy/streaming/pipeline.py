@@ -11,7 +11,7 @@ held than the queues have room for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +73,7 @@ class Pipeline:
         annotations: gets every answer with its frame; None draws nothing.
         batch: images in a full batch. Batches fill across sources; the last one runs with what there is.
         on_progress: called after every batch, from a thread of the pipeline.
+        done: source and frame of what an earlier run has answered: it is passed over.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Pipeline:
         annotations: Annotations | None,
         batch: int,
         on_progress: Callable[[Progress], None] | None = None,
+        done: Set[tuple[str, int]] = frozenset(),
     ) -> None:
+        self._done = done
         self._runner = runner
         self._postprocessing = postprocessing
         self._log = log
@@ -153,6 +156,8 @@ class Pipeline:
                 break
             if isinstance(item, Failure):
                 self._summary.failures.append(item)
+            elif (item.source, item.index) in self._done:
+                self._summary.resumed += 1
             else:
                 channel.put(item)
         channel.close()
@@ -189,7 +194,8 @@ class Pipeline:
                     self._write(source, frame, prediction)
             self._end(batch.ended)
             if batch.frames and self._on_progress:
-                self._on_progress(Progress(self._summary.inferred, self._total, self._mean_select_ratio))
+                done = self._summary.resumed + self._summary.inferred
+                self._on_progress(Progress(done, self._total, self._mean_select_ratio))
             free.put(_Batch(batch.buffer))
 
     def _write(self, source: Source, frame: Frame, prediction: Prediction) -> None:

@@ -104,6 +104,7 @@ class StreamSummary:
         wall_s: seconds from the first read to the last write.
         stages: how long each stage was at work, in all and by frame; they work at the same time.
         mean_select_ratio: over frames and SPA blocks; None without SPA blocks.
+        resumed: frames that an earlier run had answered.
         overflowed: frames of which static packing had no room for some token.
     """
 
@@ -116,6 +117,7 @@ class StreamSummary:
     wall_s: float = 0.0
     stages: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in STAGES})
     mean_select_ratio: float | None = None
+    resumed: int = 0
     overflowed: int = 0
 
     @property
@@ -146,6 +148,7 @@ class StreamSummary:
                 "inferred": self.inferred,
                 "dropped": self.dropped,
                 "failed": len(self.failures),
+                "resumed": self.resumed,
                 "overflowed": self.overflowed,
             },
             "fps": round(self.fps, 2),

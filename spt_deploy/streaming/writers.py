@@ -19,8 +19,8 @@ from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.encoder import VideoEncoder
 from spt_deploy.streaming.frames import Frame, Image, ImageSource, Source, VideoSource
 from spt_deploy.streaming.overlay import Overlay
+from spt_deploy.streaming.resume import PREDICTIONS
 
-PREDICTIONS = "predictions.jsonl"
 SUMMARY = "summary.json"
 ANNOTATED_VIDEO = "annotated.mp4"
 ANNOTATED_IMAGES = "annotated"  # a folder
@@ -59,16 +59,19 @@ class PredictionLog:
 
     Args:
         folder: to write in; made if need be.
+        earlier: lines of a run that is resumed, which come first.
 
     Raises:
         OutputError: when the file cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, earlier: Sequence[str] = ()) -> None:
         self._draft = Draft(folder / PREDICTIONS)
         try:
             # A file name need not be UTF-8; a byte that is not becomes \udc.., which JSON reads as it was.
-            self._file = self._draft.path.open("w", encoding="utf-8", errors="backslashreplace")
+            self._file = self._draft.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._file.writelines(earlier)
+            self._file.flush()
         except OSError as error:
             raise output_error(self._draft.target, error) from error
 
@@ -117,9 +120,13 @@ class Annotations:
         sources: all that will come, which decides the names.
         overlay: what is drawn.
         facts: of the model.
+        resumes: keep what an earlier run left: the rest of its video is a file of its own.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[Source], overlay: Overlay, facts: ModelFacts) -> None:
+    def __init__(
+        self, folder: Path, sources: Sequence[Source], overlay: Overlay, facts: ModelFacts, resumes: bool = False
+    ) -> None:
+        self._resumes = resumes
         self._folder = folder
         self._overlay = overlay
         self._facts = facts
@@ -172,7 +179,7 @@ class Annotations:
         if self._several:
             target = self._unused(self._folder, Path(source.name).stem, f".{ANNOTATED_VIDEO}")
         else:
-            target = self._folder / ANNOTATED_VIDEO
+            target = self._unused(self._folder, Path(ANNOTATED_VIDEO).stem, Path(ANNOTATED_VIDEO).suffix)
         draft = Draft(target)
         try:
             return draft, VideoEncoder(draft.path, source, final=target)
@@ -187,7 +194,7 @@ class Annotations:
 
     def _unused(self, folder: Path, stem: str, suffix: str) -> Path:
         candidate, number = folder / f"{stem}{suffix}", 2
-        while candidate in self._used:
+        while candidate in self._used or (self._resumes and suffix.endswith(".mp4") and candidate.exists()):
             candidate = folder / f"{stem}-{number}{suffix}"
             number += 1
         self._used.add(candidate)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from spt_deploy import __version__
 from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import StopRequest, stop_on_signals
+from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
-from spt_deploy.streaming.frames import Sampling, Source, VideoSource
+from spt_deploy.streaming.frames import Sampling, Source
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
+from spt_deploy.streaming.resume import BEGUN, Begun, Earlier, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.writers import SUMMARY, Annotations, PredictionLog, write_summary
@@ -97,6 +99,7 @@ def infer(
     stride: int = 1,
     max_frames: int | None = None,
     video: bool = True,
+    resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_model: Callable[[Runner, str], None] | None = None,
 ) -> InferReport:
@@ -121,6 +124,8 @@ def infer(
         stride: every how many-th frame from there on.
         max_frames: at most so many of each source.
         video: write annotated videos and images; without, the answers only, which is faster.
+        resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
+            passed over. The rest of an annotated video becomes a file of its own.
         on_progress: called after every batch.
         on_model: called once the model is open, with its runner and, when the model was not named but found, the
             reason for the choice.
@@ -137,6 +142,8 @@ def infer(
         raise UsageError(f"batch is {batch}; expected 1 or more")
     if not sources:
         raise UsageError("no source was named; name an image, a folder, a glob or a video file")
+    if resume and out is None:
+        raise UsageError("there is no telling which run to resume; name its folder with --out")
     sampling = Sampling(start, stride, max_frames)
     postprocessing = Postprocessing(conf, iou)
     drawing = Overlay.of(overlay)
@@ -149,10 +156,18 @@ def infer(
             if on_model:
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)
-            with _Outputs(folder, opened, drawing, runner, video) as outputs:
-                pipeline = Pipeline(runner, postprocessing, outputs.log, outputs.annotations, batch, on_progress)
+            begun = Begun(sha256_of(runner.path) if runner.path.is_file() else "", conf, iou, start, stride)
+            earlier = Earlier()
+            if resume:
+                begun.check(folder)
+                earlier = earlier_run(folder)
+            with _Outputs(folder, opened, drawing, runner, video, earlier) as outputs:
+                begun.note(folder)
+                pipeline = Pipeline(
+                    runner, postprocessing, outputs.log, outputs.annotations, batch, on_progress, earlier.done
+                )
                 summary = pipeline.run(opened, sampling, stop)
-                if not summary.inferred and not stop.made:
+                if not summary.inferred and not summary.resumed and not stop.made:
                     raise _nothing_read(summary, sampling)
                 files = outputs.keep()
             report = InferReport(
@@ -169,6 +184,8 @@ def infer(
                 go_on=_go_on(opened, summary, stop, sampling, folder),
             )
             write_summary(folder, report.to_dict())
+            if not stop.made:
+                (folder / BEGUN).unlink(missing_ok=True)
     if summary.failures:
         raise UnreadableInputs(_unreadable(summary, folder), report)
     return report
@@ -177,11 +194,21 @@ def infer(
 class _Outputs:
     """The writers of a run: kept together, or dropped together with the folder when it was made for them."""
 
-    def __init__(self, folder: Path, sources: Sequence[Source], overlay: Overlay, runner: Runner, video: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        overlay: Overlay,
+        runner: Runner,
+        video: bool,
+        earlier: Earlier,
+    ) -> None:
         self._folder = folder
         self._made = not folder.exists()
-        self.log = PredictionLog(folder)
-        self.annotations = Annotations(folder, sources, overlay, runner.facts) if video else None
+        self.log = PredictionLog(folder, earlier.lines)
+        earlier.tidy()
+        self._resumes = bool(earlier.lines)
+        self.annotations = Annotations(folder, sources, overlay, runner.facts, self._resumes) if video else None
         self._kept = False
 
     def __enter__(self) -> _Outputs:
@@ -198,7 +225,12 @@ class _Outputs:
             return
         if self.annotations:
             self.annotations.drop()
+        if self._resumes:  # an earlier run's lines are not this one's to lose
+            self.log.keep()
+            return
         self.log.drop()
+        with suppress(OSError):
+            (self._folder / BEGUN).unlink()
         if self._made:
             with suppress(OSError):  # not empty: images that were written are whole, and stay
                 self._folder.rmdir()
@@ -257,6 +289,4 @@ def _go_on(
         return f"stopped by {name} before the first frame; run the command again"
     source, index = summary.last
     done = f"stopped by {name} after frame {index} of {source}; the files in {folder} are whole up to there"
-    if len(sources) == 1 and isinstance(sources[0], VideoSource):
-        return f"{done}; go on with --start {index + sampling.stride} and another --out"
-    return f"{done}; go on with what predictions.jsonl does not have of each input, into another --out"
+    return f"{done}; go on with the same command and --resume --out {folder}"

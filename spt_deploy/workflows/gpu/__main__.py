@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ REPORT = "gpu-report.json"
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help=f"Folder for {REPORT}.  [default: here]")
 @click.option("--seconds", type=float, default=420.0, show_default=True, help="That it may take.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and repetitions.")
+@click.option("--json", "as_json", is_flag=True, help=f"Print what {REPORT} holds in place of the tables.")
 @click.option(
     "--device",
     type=click.Choice(["cuda", "cpu"]),
@@ -25,7 +27,7 @@ REPORT = "gpu-report.json"
     show_default=True,
     help="cpu only proves that the check itself runs, at toy sizes.",
 )
-def main(out: Path, seconds: float, quick: bool, device: str) -> None:
+def main(out: Path, seconds: float, quick: bool, as_json: bool, device: str) -> None:
     """Run all GPU tests, the kernels' numerics and benchmarks; print tables, and write them as JSON.
 
     Exit code 0 when everything is right, 1 when a test or a number is wrong, 3 without a GPU.
@@ -37,10 +39,19 @@ def main(out: Path, seconds: float, quick: bool, device: str) -> None:
     from spt_deploy.workflows.gpu.check import gpu_check
 
     try:
-        report = gpu_check(device, seconds, quick, lambda text: click.echo(text, err=True))
-        console = Console(highlight=False)
-        report.print(console if console.is_terminal else Console(highlight=False, width=160))
+        report = gpu_check(
+            device,
+            seconds,
+            quick,
+            status=lambda text: click.echo(text, err=True),
+            on_part=lambda found: write_json(out / REPORT, found.to_dict()),
+        )
         write_json(out / REPORT, report.to_dict())
+        if as_json:
+            click.echo(json.dumps(finite(report.to_dict()), indent=2, allow_nan=False))
+        else:
+            console = Console(highlight=False)
+            report.print(console if console.is_terminal else Console(highlight=False, width=160))
     except SptError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(RuntimeMissingError.exit_code if isinstance(error, RuntimeMissingError) else error.exit_code)

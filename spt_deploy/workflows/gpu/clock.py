@@ -1,13 +1,15 @@
 """How long one launch takes on the GPU, and what the GPU can do at best.
 
 Launches are captured in a CUDA graph, so that their overhead does not hide short kernels, and go round over several
-sets of inputs that together exceed the cache. On a CPU, where this only proves that the code runs, a clock is read.
+sets of inputs and outputs that together exceed the cache. On a CPU, where this only proves that the code runs, a clock
+is read.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,10 +17,11 @@ import torch
 
 Run = Callable[[], object]
 
-_LAUNCHES = 20  # in a graph
+_LAUNCHES = 20  # in a graph, at least
 _REPLAYS = 15  # timed
 _COPY_BYTES = 1 << 30
 _MATRIX = 8192
+_BEYOND = 3  # caches that sets of inputs must fill together, for nothing of the first to be left when it comes again
 
 
 class Ceilings(NamedTuple):
@@ -34,7 +37,10 @@ class Ceilings(NamedTuple):
 
 
 def seconds_per_run(runs: Sequence[Run], device: torch.device, quick: bool = False) -> float:
-    """Median time of one of ``runs``, which do the same on different inputs and take turns."""
+    """Median time of one of ``runs``, which do the same on different inputs and take turns.
+
+    What a run returns is kept until its turn comes again: outputs that shared one place would never leave the cache.
+    """
     if device.type != "cuda":
         return _on_cpu(runs)
     for run in runs:  # compiles kernels, and makes what they keep
@@ -42,9 +48,10 @@ def seconds_per_run(runs: Sequence[Run], device: torch.device, quick: bool = Fal
     torch.cuda.synchronize()
     launches = max(len(runs), _LAUNCHES // (4 if quick else 1))
     graph = torch.cuda.CUDAGraph()
+    outputs: deque[object] = deque(maxlen=len(runs))
     with torch.cuda.graph(graph):
         for index in range(launches):
-            runs[index % len(runs)]()
+            outputs.append(runs[index % len(runs)]())
     graph.replay()
     times: list[float] = []
     for _ in range(_REPLAYS // (3 if quick else 1)):
@@ -65,11 +72,16 @@ def _on_cpu(runs: Sequence[Run]) -> float:
 
 
 def sets_beyond_cache(device: torch.device, bytes_each: int) -> int:
-    """How many sets of inputs of that size do not fit the cache together."""
+    """How many sets it takes, of which a run moves so many bytes, until the cache holds none from turn to turn."""
     if device.type != "cuda":
         return 1
     cache: int = torch.cuda.get_device_properties(device).L2_cache_size
-    return max(1, min(8, -(-3 * cache // max(1, bytes_each))))
+    return max(1, -(-_BEYOND * cache // max(1, bytes_each)))
+
+
+def spare_memory(device: torch.device) -> int:
+    """Bytes of the device that sets of inputs may take: a quarter of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 0
 
 
 def measure_ceilings(device: torch.device) -> Ceilings:
@@ -80,8 +92,8 @@ def measure_ceilings(device: torch.device) -> Ceilings:
         size, side = _COPY_BYTES, _MATRIX
     source = torch.randint(0, 100, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy_s = seconds_per_run([lambda: target.copy_(source)], device, quick=True)
+    copy_s = seconds_per_run([lambda: target.copy_(source)], device)
     a, b = (torch.randn(side, side, dtype=torch.float16, device=device) for _ in range(2))
     out = torch.empty_like(a)
-    matrix_s = seconds_per_run([lambda: torch.mm(a, b, out=out)], device, quick=True)
+    matrix_s = seconds_per_run([lambda: torch.mm(a, b, out=out)], device)
     return Ceilings(2 * size / copy_s, 2 * side**3 / matrix_s)

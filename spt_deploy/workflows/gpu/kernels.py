@@ -13,11 +13,12 @@ from spt_deploy.config import BackboneConfig
 from spt_deploy.model import reference
 from spt_deploy.model.backbone import stage_sizes
 from spt_deploy.model.order import window_order
-from spt_deploy.workflows.gpu.clock import Ceilings, seconds_per_run, sets_beyond_cache
+from spt_deploy.workflows.gpu.clock import Ceilings, seconds_per_run, sets_beyond_cache, spare_memory
 from spt_deploy.workflows.gpu.floors import OPERATORS, Case
 
 LARGEST_ERROR = 2e-3  # of a kernel in float16, relative, in the 2-norm
 RATIOS = (1.0, 0.5, 0.25, 0.1)
+MOST_SETS, MOST_BYTES = 256, 4 << 30  # of inputs that take turns
 PACKING = "per-image"
 
 
@@ -57,7 +58,9 @@ class KernelTime:
         images: in the batch.
         ratio: share of tokens kept.
         seconds: median of a launch.
-        floor_s: the least that the GPU needs.
+        floor_s: the least that the GPU needs, if all comes from its memory.
+        cached: whether the sets of inputs that took turns left some of them in the cache, so that less had to come
+            from memory than the floor supposes.
     """
 
     operator: str
@@ -68,6 +71,7 @@ class KernelTime:
     ratio: float
     seconds: float
     floor_s: float
+    cached: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -184,10 +188,20 @@ def kernel_times(
 ) -> Iterator[KernelTime]:
     """Each kernel at each share of kept tokens, in float16."""
     for ratio, case in cases(model, stage, image_size, images):
-        bytes_each = 8 * case.images * case.tokens * case.channels * case.item
-        sets = [Inputs(case, torch.float16, device, seed) for seed in range(sets_beyond_cache(device, bytes_each))]
-        launchers = [_launchers(inputs) for inputs in sets]
-        for operator, work in OPERATORS.items():
-            seconds = seconds_per_run([launch[operator] for launch in launchers], device, quick)
-            floor_s = work(case).floor_s(*ceilings)
-            yield KernelTime(operator, model, stage, image_size, images, ratio, seconds, floor_s)
+        for operator, seconds, cached in _case_times(case, device, quick):
+            floor_s = OPERATORS[operator](case).floor_s(*ceilings)
+            yield KernelTime(operator, model, stage, image_size, images, ratio, seconds, floor_s, cached)
+
+
+def _case_times(case: Case, device: torch.device, quick: bool) -> list[tuple[str, float, bool]]:
+    """Operator, seconds, and whether it found some of its inputs in the cache."""
+    needed = {operator: sets_beyond_cache(device, work(case).bytes) for operator, work in OPERATORS.items()}
+    bytes_each = 6 * case.images * case.tokens * case.channels * case.item  # h, residual, qkv, o at their full length
+    room = min(MOST_BYTES, spare_memory(device)) // bytes_each
+    count = max(1, min(MOST_SETS, room, max(needed.values())))
+    launchers = [_launchers(Inputs(case, torch.float16, device, seed)) for seed in range(count)]
+    found = []
+    for operator, sets in needed.items():
+        runs = [launch[operator] for launch in launchers[:sets]]
+        found.append((operator, seconds_per_run(runs, device, quick), sets > count))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class Speedup:
         ms: see ``dense_ms``.
         speedup: median over rounds of the ratio.
         ideal: ratio of the multiply-accumulates.
-        how: ``compiled, CUDA graph``, or what of it did not work.
+        how: ``compiled, CUDA graph``, or what of it did not work, of this contender and of the dense one.
     """
 
     what: str
@@ -105,21 +105,15 @@ def spt_against_swin(
     spt = BackboneConfig.from_name(f"spt_{size}", packing="per-image", drop_path=0.0)
     swin = replace(spt, name=f"swin_{size}", spa_stages=())
     batch = torch.randn(images, 3, *image_size, device=device, dtype=_dtype(device))
-    names: dict[str, float] = {f"swin_{size}": 0.0}
-    dense, how = _prepared(_Maps(_model(swin, device)), (batch,), device, compiles)
-    runs = {f"swin_{size}": dense}
-    selecting = _Maps(_model(spt, device))
-    for ratio in RATIOS:
-        masks = [mask.to(device) for mask in masks_for(spt, image_size, images, ratio)]
-        name = f"spt_{size} {ratio}"
-        runs[name], how = _prepared(selecting, (batch, *masks), device, compiles)
-        names[name] = ratio
-    timings = take_turns(runs, images=images, rounds=rounds)
+    masks = {ratio: [mask.to(device) for mask in masks_for(spt, image_size, images, ratio)] for ratio in RATIOS}
+    dense, selecting = _Maps(_model(swin, device)), _Maps(_model(spt, device))
+    timings, how = _against(
+        dense, (batch,), selecting, [(batch, *masks[ratio]) for ratio in RATIOS], images, device, rounds, compiles
+    )
     classes = ModelConfig(swin, "classify", ("one",))
     work = complexity(classes, image_size).total.macs
     found = []
-    for timing in timings[1:]:
-        ratio = names[timing.name]
+    for ratio, timing in zip(RATIOS, timings[1:], strict=True):
         kept = kept_tokens(spt, image_size, ratio)
         ideal = work / complexity(replace(classes, backbone=spt), image_size, kept).total.macs
         found.append(
@@ -139,12 +133,10 @@ def block_against_window(
     threshold = torch.zeros((), device=device)
     dense = SwinBlock(config, 3, 0, 0.0).eval().to(device, x.dtype)
     spa = _Block(SpaBlock(config, 3, 0, 0.0).eval().to(device, x.dtype))
-    runs: dict[str, Callable[[], object]] = {}
-    runs["dense"], how = _prepared(dense, (x,), device, compiles)
-    for ratio in RATIOS:
-        mask = torch.from_numpy(forced_mask(images, height * width, ratio)).to(device)
-        runs[str(ratio)], how = _prepared(spa, (x, threshold, mask), device, compiles)
-    timings = take_turns(runs, images=images, rounds=rounds)
+    masks = [torch.from_numpy(forced_mask(images, height * width, ratio)).to(device) for ratio in RATIOS]
+    timings, how = _against(
+        dense, (x,), spa, [(x, threshold, mask) for mask in masks], images, device, rounds, compiles
+    )
     c, window = config.stage_width(3), config.window
     tokens = height * width
     padded = -(-height // window) * -(-width // window) * window**2
@@ -193,41 +185,86 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _prepared(
-    module: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, compiles: bool
-) -> tuple[Callable[[], object], str]:
-    """A run that ends when the GPU is done: compiled and captured in a CUDA graph, or as much of it as works."""
+def _against(
+    dense: nn.Module,
+    dense_inputs: tuple[Tensor, ...],
+    selecting: nn.Module,
+    inputs: Sequence[tuple[Tensor, ...]],
+    images: int,
+    device: torch.device,
+    rounds: int,
+    compiles: bool,
+) -> tuple[list[Timing], str]:
+    """Timings of the dense module first, then of the other on each of its inputs; and how both were run."""
+    torch.compiler.reset()  # forms compiled for other modules count towards a limit, past which nothing is compiled
+    call, dense_how = _compiled(dense, dense_inputs, compiles)
+    run, graph = _captured(call, dense_inputs, device)
+    dense_how += graph
+    runs = {"dense": run}
+    call, how = _compiled(selecting, inputs[0], compiles)
+    for number, each in enumerate(inputs):
+        runs[str(number)], graph = _captured(call, each, device)
+    how += graph
+    timings = take_turns(runs, images=images, rounds=rounds)
+    return timings, how if how == dense_how else f"{how}; dense: {dense_how}"
 
-    def run(call: Callable[..., object]) -> object:
-        with torch.inference_mode():
-            return call(*inputs)
 
-    if device.type != "cuda":
-        return lambda: run(module), "as written, cpu"
-    call: Callable[..., object] = module
-    how = "eager"
-    if compiles:
+def _run(call: Callable[..., object], inputs: tuple[Tensor, ...]) -> object:
+    with torch.inference_mode():
+        return call(*inputs)
+
+
+def _compiled(module: nn.Module, inputs: tuple[Tensor, ...], compiles: bool) -> tuple[Callable[..., object], str]:
+    """The module put through torch.compile, whole or in pieces or not, as far as that works; and which it is."""
+    _run(module, inputs)  # makes tables of indices on the device: their copy from the host cannot be in a CUDA graph
+    if not compiles:
+        return module, "as written"
+    reason = ""
+    for whole, how in ((True, "compiled"), (False, "compiled in pieces")):
         try:
-            compiled = torch.compile(module, dynamic=False)
-            run(compiled)
-            call, how = compiled, "compiled"
+            call = torch.compile(module, dynamic=False, fullgraph=whole)
+            _run(call, inputs)
+            return call, how + reason
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # of the compiler: the figure is worth having without it, and says so
-            how = f"not compiled ({type(error).__name__})"
+            reason = f" ({type(error).__name__})"
+            torch.compiler.reset()
+    return module, f"not compiled{reason}"
+
+
+def _captured(
+    call: Callable[..., object], inputs: tuple[Tensor, ...], device: torch.device
+) -> tuple[Callable[[], object], str]:
+    """A run that ends when the GPU is done, replaying a CUDA graph where one can be captured; and whether one was."""
+    if device.type != "cuda":
+        return lambda: _run(call, inputs), ", cpu"
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
-            run(call)
+        for _ in range(3):  # libraries take memory and choose algorithms at first use, which a capture does not allow
+            _run(call, inputs)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run(call)
+    try:
+        with torch.cuda.graph(graph):
+            _run(call, inputs)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = f", no CUDA graph ({type(error).__name__})"
+
+        def launch() -> None:
+            _run(call, inputs)
+            torch.cuda.synchronize()
+
+        return launch, reason
 
     def replay() -> None:
         graph.replay()
         torch.cuda.synchronize()
 
-    return replay, f"{how}, CUDA graph"
+    return replay, ", CUDA graph"
 
 
 def _speedup(

@@ -102,6 +102,8 @@ class GpuReport:
             out.print(table)
         if self.kernel_times:
             out.print(_times(self.kernel_times))
+            if any(each.cached for each in self.kernel_times):
+                out.print("* some of the inputs came from the cache; the floor supposes that all come from memory")
         for line in self.cut:
             out.print(line, markup=False, soft_wrap=True)
 
@@ -113,7 +115,8 @@ def _times(times: list[KernelTime]) -> Table:
     rows: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for each in times:
         key = (f"{each.model} stage {each.stage}", _size(each.image_size), str(each.images), f"{each.ratio:.0%}")
-        rows.setdefault(key, {})[each.operator] = f"{each.seconds * 1e6:.1f} ({each.seconds / each.floor_s:.2f})"
+        over = f"{each.seconds / each.floor_s:.2f}{'*' if each.cached else ''}"
+        rows.setdefault(key, {})[each.operator] = f"{each.seconds * 1e6:.1f} ({over})"
     for key, values in rows.items():
         table.add_row(*key, *(values.get(operator, "") for operator in operators))
     return table

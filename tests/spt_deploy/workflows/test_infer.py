@@ -57,7 +57,7 @@ def test_the_summary_is_the_report(inside: Path) -> None:
     report = infer([write_video(inside / "v.mp4", UNEVEN)], ColourRunner(), batch=4)
     summary = json.loads((report.folder / "summary.json").read_text(encoding="utf-8"))
     assert summary == report.to_dict()
-    assert summary["frames"] == {"read": 9, "inferred": 9, "dropped": 0, "failed": 0, "overflowed": 0}
+    assert summary["frames"] == {"read": 9, "inferred": 9, "dropped": 0, "failed": 0, "resumed": 0, "overflowed": 0}
     assert (summary["runtime"], summary["device"], summary["batch"]) == ("test", "cpu", 4)
     assert summary["files"] == [
         str(report.folder / name) for name in ("predictions.jsonl", "annotated.mp4", "summary.json")
@@ -252,8 +252,76 @@ print(report.summary.inferred, report.go_on)
     assert 0 < count < 3000
     assert len(lines) == len(read_times(inside / "out/annotated.mp4")) == count
     assert f"stopped by {number.name} after frame {count - 1} of v.mp4" in said
-    assert f"--start {count}" in said
-    assert files_in(inside / "out") == ["annotated.mp4", "predictions.jsonl", "summary.json"]
+    assert "--resume --out out" in said
+    assert [name for name in files_in(inside / "out") if not name.startswith(".")] == [
+        "annotated.mp4",
+        "predictions.jsonl",
+        "summary.json",
+    ]
+    rest = infer(["v.mp4"], ColourRunner(), out="out", batch=3, max_frames=count + 20, resume=True)
+    assert (rest.summary.resumed, rest.summary.inferred) == (count, 20)
+    assert [line["frame"] for line in lines_of(inside / "out")] == list(range(count + 20))
+    assert len(read_times(inside / "out/annotated.mp4")) == count  # what was whole stays
+    assert len(read_times(inside / "out/annotated-2.mp4")) == 20
+    assert not (inside / "out/.infer.json").exists()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_every_line_once(inside: Path) -> None:
+    """The last line may be torn, and the killed run's files are hidden: nothing of that shows in the end."""
+    write_video(inside / "v.mp4", range(0, 40 * 1500, 40))
+    write_video(inside / "w.mp4", range(0, 40 * 300, 40))
+    whole = infer(["v.mp4", "w.mp4"], ColourRunner(), out="whole", video=False)
+    body = """
+from pathlib import Path
+from spt_deploy.workflows.infer import infer
+from tests.spt_deploy.streaming.support import ColourRunner
+said = lambda now: Path("progress").write_text(str(now.done))
+infer(["v.mp4", "w.mp4"], ColourRunner(), out="out", batch=2, on_progress=said, resume={resume})
+"""
+    kills = 0
+    for turn in range(3):
+        (inside / "progress").unlink(missing_ok=True)
+        process = subprocess.Popen(script(body.format(resume=turn > 0)), cwd=inside)
+        while not (inside / "progress").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        if turn == 0:
+            (torn,) = (inside / "out").glob(".predictions.*.jsonl")
+            with torn.open("a") as file:
+                file.write('{"source": "v.mp4", "fra')
+    assert kills
+    report = infer(["v.mp4", "w.mp4"], ColourRunner(), out="out", resume=True)
+    assert report.summary.resumed > 0
+    assert report.summary.resumed + report.summary.inferred == 1800
+
+    def by_source(folder: Path) -> list[dict[str, Any]]:
+        return sorted(lines_of(folder), key=lambda line: (line["source"], line["frame"]))
+
+    assert by_source(inside / "out") == by_source(whole.folder)
+    assert not [name for name in files_in(inside / "out") if name.startswith(".")]
+
+
+def test_another_model_or_threshold_does_not_go_on_with_a_run(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+
+    class Stopping(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            if len(self.batches) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._run(images)
+
+    infer(["v.mp4"], Stopping(), out="out", batch=2, video=False)
+    with pytest.raises(UsageError, match=r"was begun with conf 0.25, not 0.5.*choose another --out"):
+        infer(["v.mp4"], ColourRunner(), out="out", conf=0.5, resume=True)
+    with pytest.raises(UsageError, match="name its folder with --out"):
+        infer(["v.mp4"], ColourRunner(), resume=True)
+    report = infer(["v.mp4"], ColourRunner(), out="out", resume=True, video=False)
+    assert report.summary.resumed + report.summary.inferred == 10
+    again = infer(["v.mp4"], ColourRunner(), out="out", resume=True, video=False)
+    assert (again.summary.resumed, again.summary.inferred) == (10, 0)
+    assert len(lines_of(inside / "out")) == 10
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_file_under_its_name(inside: Path) -> None:

@@ -1,0 +1,116 @@
+"""Going on where an earlier run was stopped or killed: what it wrote stays, nothing twice, nothing left out.
+
+A run that is killed leaves its lines under a hidden name, each whole but perhaps the last. Beside them lies what the
+run was begun with, for answers of two models or thresholds do not belong into one file.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spt_deploy.atomic import write_json
+from spt_deploy.errors import UsageError
+
+PREDICTIONS = "predictions.jsonl"
+BEGUN = ".infer.json"  # hidden: it is gone when the run is complete
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the answers of a run depend on, beside its sources.
+
+    Attributes:
+        model_sha256: of the model's file.
+        conf: see ``Postprocessing``; so ``iou``.
+        iou: see ``conf``.
+        start: see ``Sampling``; so ``stride``.
+        stride: see ``start``.
+    """
+
+    model_sha256: str
+    conf: float
+    iou: float
+    start: int
+    stride: int
+
+    def note(self, folder: Path) -> None:
+        """Write it down.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        write_json(folder / BEGUN, asdict(self))
+
+    def check(self, folder: Path) -> None:
+        """Whether the run in ``folder`` was begun with the same; one that is complete, or older, does not say.
+
+        Raises:
+            UsageError: when something differs.
+        """
+        try:
+            before: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return
+        for name, value in asdict(self).items():
+            if before.get(name) != value:
+                what = "another model" if name == "model_sha256" else f"{name} {before.get(name)}, not {value}"
+                raise UsageError(
+                    f"the run in {folder} was begun with {what}; resume it with the same, or choose another --out"
+                )
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run left.
+
+    Attributes:
+        lines: of its predictions, each with its end.
+        done: source and frame of each.
+        leftovers: hidden files of runs that were killed; they may go once the lines are safe.
+    """
+
+    lines: tuple[str, ...] = ()
+    done: frozenset[tuple[str, int]] = frozenset()
+    leftovers: tuple[Path, ...] = ()
+
+    def tidy(self) -> None:
+        """Remove what killed runs left behind."""
+        for path in self.leftovers:
+            with suppress(OSError):
+                path.unlink()
+
+
+def earlier_run(folder: Path) -> Earlier:
+    """What is in ``folder``; nothing where there is none. Of several beginnings the longest counts.
+
+    Args:
+        folder: of the results.
+    """
+    stem, suffix = Path(PREDICTIONS).stem, Path(PREDICTIONS).suffix
+    hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
+    videos = sorted(folder.glob(".*annotated.*.mp4"))
+    found = [_whole_lines(path) for path in (folder / PREDICTIONS, *hidden)]
+    lines, done = max(found, key=lambda each: len(each[0]), default=([], set()))
+    return Earlier(tuple(lines), frozenset(done), (*hidden, *videos))
+
+
+def _whole_lines(path: Path) -> tuple[list[str], set[tuple[str, int]]]:
+    """Lines of a file up to the first that is not whole, and what they are of."""
+    lines: list[str] = []
+    done: set[tuple[str, int]] = set()
+    with suppress(OSError), path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                key = (str(values["source"]), int(values["frame"]))
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+                break
+            if not line.endswith("\n"):
+                break
+            lines.append(line)
+            done.add(key)
+    return lines, done
