@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -48,7 +47,7 @@ def main(out: Path, seconds: float, quick: bool, as_json: bool, device: str) -> 
         )
         write_json(out / REPORT, report.to_dict())
         if as_json:
-            click.echo(json.dumps(finite(report.to_dict()), indent=2, allow_nan=False))
+            click.echo((out / REPORT).read_text(encoding="utf-8"), nl=False)
         else:
             console = Console(highlight=False)
             report.print(console if console.is_terminal else Console(highlight=False, width=160))

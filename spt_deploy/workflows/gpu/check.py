@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
     Attributes:
         name: for messages.
-        cost_s: about how long it takes; it is not begun when less is left. Corrected by how long others of its kind took.
+        cost_s: about how long it takes, corrected by how long others of its kind took; not begun when less is left.
         run: does it, and adds to the report.
         kind: parts of one kind are alike in what makes them slow.
     """

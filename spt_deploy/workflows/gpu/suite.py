@@ -87,7 +87,9 @@ def run_sanitizer(seconds: float) -> SuiteReport:
     return report
 
 
-def _run(what: str, command: Sequence[str], seconds: float, note: str, more: Mapping[str, str] | None = None) -> SuiteReport:
+def _run(
+    what: str, command: Sequence[str], seconds: float, note: str, more: Mapping[str, str] | None = None
+) -> SuiteReport:
     paths = [str(ROOT), str(ROOT / "export"), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)} | dict(more or {})
     # A session of its own, so that what it has started ends with it and does not disturb what is timed next.

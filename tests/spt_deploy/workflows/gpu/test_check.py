@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from io import StringIO
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from spt_deploy.config import BackboneConfig
+from spt_deploy.workflows.gpu import check, suite
+from spt_deploy.workflows.gpu.check import Part, gpu_check
 from spt_deploy.workflows.gpu.clock import Ceilings
 from spt_deploy.workflows.gpu.kernels import LARGEST_ERROR, RATIOS, KernelError, KernelTime
-from spt_deploy.workflows.gpu.models import ModelError, Speedup, masks_for
+from spt_deploy.workflows.gpu.models import ModelError, Speedup, _compiled, masks_for
 from spt_deploy.workflows.gpu.report import GpuReport
 from spt_deploy.workflows.gpu.suite import SuiteReport, count
 
@@ -66,6 +70,49 @@ def test_what_time_does_not_suffice_for_is_said(tmp_path: Path) -> None:
     assert report["cut"][0] in done.stdout
 
 
+def test_as_json_it_prints_what_the_file_holds_and_nothing_else(tmp_path: Path) -> None:
+    done = run(tmp_path, "--device", "cpu", "--seconds", "0", "--json")
+    assert done.stdout == (tmp_path / "gpu-report.json").read_text()
+    assert json.loads(done.stdout)["passed"] is True
+
+
+def check_of(monkeypatch: pytest.MonkeyPatch, *parts: Part, seconds: float = 60.0) -> tuple[GpuReport, list[str]]:
+    """The report of a check of these parts, and what was cut when each of them had ended."""
+    monkeypatch.setattr(check, "_parts", lambda *_: iter(parts))
+    heard: list[str] = []
+    return gpu_check("cpu", seconds, on_part=lambda found: heard.append("; ".join(found.cut))), heard
+
+
+def fails_with(error: Exception) -> Part:
+    def run() -> None:
+        raise error
+
+    return Part("a part", 1, run)
+
+
+def test_a_part_that_breaks_costs_the_others_nothing_and_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    report, heard = check_of(
+        monkeypatch, fails_with(ValueError("a bad tile")), Part("another", 1, lambda: done.append(1))
+    )
+    assert done == [1]
+    assert report.cut == heard[:1] == ["a part: broke with ValueError: a bad tile"]
+    assert not report.passed
+
+
+def test_a_gpu_too_small_for_a_part_has_not_failed_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    report, _ = check_of(monkeypatch, fails_with(torch.cuda.OutOfMemoryError("no room")))
+    assert report.cut == ["a part: the GPU's memory does not suffice"]
+    assert report.passed
+
+
+def test_a_kind_of_part_that_was_slower_than_thought_is_not_begun_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Part("slow", 0.001, lambda: time.sleep(0.1), "kind")
+    report, _ = check_of(monkeypatch, slow, Part("alike", 0.05, lambda: None, "kind"), seconds=1.0)
+    assert len(report.cut) == 1
+    assert report.cut[0].startswith("alike: not run")
+
+
 def a_report() -> GpuReport:
     return GpuReport(
         {"device": "a GPU"},
@@ -88,6 +135,15 @@ def test_a_report_shows_time_over_floor_and_share_of_the_ideal() -> None:
     assert a_report().passed
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_time_with_inputs_in_the_cache_is_marked(cached: bool) -> None:
+    text = StringIO()
+    replace(a_report(), kernel_times=[replace(a_report().kernel_times[0], cached=cached)]).print(
+        Console(file=text, width=160)
+    )
+    assert ("(2.00*)" in text.getvalue()) == ("came from the cache" in text.getvalue()) == cached
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -96,6 +152,7 @@ def test_a_report_shows_time_over_floor_and_share_of_the_ideal() -> None:
         {"kernel_errors": [KernelError("SelectTokens", 1e-9, 0.0)]},  # lists are equal or wrong
         {"model_errors": [ModelError("spt_t", (1e-3, float("nan"), 1e-3, 1e-3))]},
         {"suites": [SuiteReport("GPU tests", passed=100, failed=1)]},
+        {"suites": [SuiteReport("GPU tests", ended=False)]},  # its time was up before a single test had passed
         {"broken": True},
     ],
 )
@@ -122,6 +179,57 @@ def test_verdicts_of_tests_are_counted_and_a_failure_is_quoted() -> None:
 def test_a_run_that_breaks_before_any_test_has_failed_and_one_whose_time_is_up_has_not() -> None:
     assert count("GPU tests", "ImportError: no torch", 2, True, "").failed == 1
     assert count("GPU tests", OUTPUT.replace("FAILED", "PASSED"), 0, False, "").is_good
+
+
+ENDLESS = """
+import subprocess, sys, time
+print("tests/a.py::test_a PASSED", flush=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("child", child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_a_run_whose_time_is_up_ends_with_all_it_started_and_keeps_what_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[str] = []
+    counted = suite.count
+    monkeypatch.setattr(
+        suite, "count", lambda what, output, *rest: (heard.append(output), counted(what, output, *rest))[1]
+    )
+    begun = time.monotonic()
+    found = suite._run("endless", [sys.executable, "-c", ENDLESS], 2.0, "")
+    assert time.monotonic() - begun < 20
+    assert (found.passed, found.failed, found.ended) == (1, 0, False)
+    stat = Path("/proc", heard[0].split("child ")[1].split()[0], "stat")
+    for _ in range(100):  # whoever inherits it has yet to see it go
+        if not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("what it had started is still running")
+
+
+@pytest.mark.parametrize(
+    ("works", "how"),
+    [
+        ((True, False), "compiled"),
+        ((False,), "compiled in pieces (RuntimeError)"),
+        ((), "not compiled (RuntimeError)"),
+    ],
+)
+def test_how_a_module_was_compiled_is_said(monkeypatch: pytest.MonkeyPatch, works: tuple[bool, ...], how: str) -> None:
+    def compile_module(module: nn.Module, *, dynamic: bool, fullgraph: bool) -> nn.Module:
+        if fullgraph not in works:
+            raise RuntimeError("a graph break")
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_module)
+    module, inputs = nn.Identity(), (torch.zeros(3),)
+    call, said = _compiled(module, inputs, True)
+    assert said == how
+    assert call(*inputs) is inputs[0]
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
