@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from typing_extensions import Self
 
@@ -85,7 +85,11 @@ class Flow:
     def channel(self, kind: type[T], size: int) -> Channel[T]:
         """A channel of items of a kind; ``size`` at least 1."""
         channel: Channel[T] = Channel(size)
-        self._channels.append(channel)  # type: ignore[arg-type]  # cancelled only
+        with self._lock:
+            self._channels.append(channel)  # type: ignore[arg-type]  # cancelled only
+            too_late = self._error is not None
+        if too_late:  # a thread made it after the end: whoever waits on it would wait for ever
+            channel.cancel()
         return channel
 
     def spawn(self, name: str, work: Callable[[], None]) -> None:
@@ -99,7 +103,8 @@ class Flow:
         with self._lock:
             if self._error is None:
                 self._error = error
-        for channel in self._channels:
+            channels = list(self._channels)
+        for channel in channels:
             channel.cancel()
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -128,4 +133,13 @@ class Flow:
                 thread.join()
             raise
         if self._error is not None and self._error is not error:
-            raise self._error from None
+            _raise_as_it_was(self._error)
+
+
+def _raise_as_it_was(error: BaseException) -> NoReturn:
+    """With its traceback, cause and context; raising alone would put the ``Cancelled`` of the caller into the last."""
+    context, suppressed = error.__context__, error.__suppress_context__
+    try:
+        raise error
+    finally:
+        error.__context__, error.__suppress_context__ = context, suppressed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spt_deploy.streaming.flow import Flow
+from spt_deploy.streaming.flow import Cancelled, Flow
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,6 +105,53 @@ def test_the_error_keeps_its_traceback() -> None:
     with pytest.raises(KeyError) as caught, Flow() as flow:
         flow.spawn("culprit", culprit)
     assert "culprit" in [entry.name for entry in caught.traceback]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["caller is done", "caller waits"])
+def test_the_error_keeps_what_it_came_from(waits: bool) -> None:
+    root, handled = OSError("root"), KeyError("handled")
+
+    def culprit() -> None:
+        try:
+            raise handled
+        except KeyError:
+            raise RuntimeError("outer") from root
+
+    def run() -> None:
+        with Flow() as flow:
+            channel = flow.channel(int, 1)
+            flow.spawn("culprit", culprit)
+            if waits:
+                list(channel)
+
+    with pytest.raises(RuntimeError, match="outer") as caught:
+        run()
+    assert caught.value.__cause__ is root
+    assert caught.value.__context__ is handled
+
+
+def test_a_channel_that_is_made_after_the_end_keeps_nobody_waiting() -> None:
+    """A thread may be about to make one for another source when the caller gives up."""
+    heard: list[str] = []
+
+    def run() -> None:
+        with Flow() as flow:
+            early = flow.channel(int, 1)
+
+            def late() -> None:
+                with pytest.raises(Cancelled):
+                    early.get()
+                try:
+                    flow.channel(int, 1).put(1)
+                except Cancelled:
+                    heard.append("cancelled")
+
+            flow.spawn("late", late)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert heard == ["cancelled"]
 
 
 def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> None:
