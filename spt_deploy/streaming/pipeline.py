@@ -46,6 +46,13 @@ class Progress:
     mean_select_ratio: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What a decoder hands on."""
+
+    item: Frame | Failure
+
+
 @dataclass
 class _Batch:
     """Frames on their way through the model.
@@ -132,34 +139,45 @@ class Pipeline:
     def _decoders(
         self, flow: Flow, sources: Sequence[Source], sampling: Sampling, stop: StopRequest
     ) -> Iterator[tuple[Source, Frame | None]]:
-        """Frames of all sources in turn, then None for each source that has ended."""
-        waiting = deque((source, flow.channel(Frame, _AHEAD)) for source in sources)
-        reading: deque[tuple[Source, Channel[Frame]]] = deque()
+        """Frames of all sources in turn, then None for each source that has ended.
+
+        Failures, and frames that an earlier run has answered, take no turn; they are counted here, by one thread, so
+        that neither their number nor their order depends on which decoder is faster.
+        """
+        waiting = deque((source, flow.channel(_Decoded, _AHEAD)) for source in sources)
+        reading: deque[tuple[Source, Channel[_Decoded]]] = deque()
         while waiting or reading:
             while waiting and len(reading) < DECODERS:
                 source, channel = waiting.popleft()
                 flow.spawn("decode", lambda s=source, c=channel: self._decode(s, sampling, stop, c))  # type: ignore[misc]
                 reading.append((source, channel))
             source, channel = reading.popleft()
-            frame = channel.get()
+            frame = self._next_frame(channel)
             yield source, frame
             if frame is not None:
                 reading.append((source, channel))
 
-    def _decode(self, source: Source, sampling: Sampling, stop: StopRequest, channel: Channel[Frame]) -> None:
-        """The frames of a source that can be read; failures are noted."""
+    def _next_frame(self, channel: Channel[_Decoded]) -> Frame | None:
+        """The next that needs an answer; None at the end."""
+        for decoded in channel:
+            item = decoded.item
+            if isinstance(item, Failure):
+                self._summary.failures.append(item)
+            elif (item.source, item.index) in self._done:
+                self._summary.resumed += 1
+            else:
+                return item
+        return None
+
+    def _decode(self, source: Source, sampling: Sampling, stop: StopRequest, channel: Channel[_Decoded]) -> None:
+        """What a source yields, into its channel."""
         items = iter(source.frames(sampling))
         while not stop.made:
             with self._clock.stage(stages.DECODE):
                 item = next(items, None)
             if item is None:
                 break
-            if isinstance(item, Failure):
-                self._summary.failures.append(item)
-            elif (item.source, item.index) in self._done:
-                self._summary.resumed += 1
-            else:
-                channel.put(item)
+            channel.put(_Decoded(item))
         channel.close()
 
     def _preprocess(

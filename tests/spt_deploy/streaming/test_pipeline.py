@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import pytest
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes.base import Arrays
-from spt_deploy.streaming.frames import Sampling
+from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.pipeline import BUFFERS, Pipeline, Progress
-from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.sources import Unreadable, open_sources
 from spt_deploy.streaming.summary import STAGES, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import Annotations, PredictionLog
@@ -197,6 +198,20 @@ def test_four_sources_of_which_one_ends_early_and_one_breaks_half_way_are_all_do
     assert [failure.source for failure in summary.failures] == [str(broken)]
     assert summary.read == summary.inferred == len(lines)
     assert threading.active_count() == before
+
+
+def test_failures_are_named_in_the_order_of_turns_whichever_decoder_is_faster(tmp_path: Path) -> None:
+    class Slow(Unreadable):
+        def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+            time.sleep(0.2)
+            yield from super().frames(sampling)
+
+    sources = [Slow("slow", "broken"), Unreadable("fast", "broken"), Unreadable("faster", "broken")]
+    with ColourRunner() as runner:
+        log = PredictionLog(tmp_path / "out")
+        summary = Pipeline(runner, Postprocessing(), log, None, 4).run(sources, Sampling(), StopRequest())
+        log.drop()
+    assert [failure.source for failure in summary.failures] == ["slow", "fast", "faster"]
 
 
 def test_the_answers_of_a_source_do_not_depend_on_the_others_nor_on_the_number_read_at_a_time(tmp_path: Path) -> None:
