@@ -73,7 +73,7 @@ def _facts(found: Info) -> dict[str, str]:
     installed = [f"{name}{'' if there else ' (not installed)'}" for name, there in found.runtimes.items()]
     engine = {} if found.engine is None else {"engine": _engine(found.engine)}
     return engine | {
-        "file": f"{found.path}, {_KINDS[found.kind]}, {found.size_mb:.1f} MB",
+        "file": f"{found.path}, {_KINDS[found.kind]}, {found.size_mb:.1f} MB, {found.facts.precision}",
         "model": f"{backbone.name}, {found.parameters / 1e6:.2f} M parameters",
         "selection": f"stages {stages}, {rule}, packing {backbone.packing}" if stages else "none: a plain Swin",
         "task": f"{model.task}, {len(names)} classes: {', '.join(names[:_NAMES_SHOWN])}{more}",

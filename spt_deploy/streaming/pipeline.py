@@ -10,8 +10,8 @@ held than the queues have room for.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,7 +80,7 @@ class Pipeline:
         annotations: gets every answer with its frame; None draws nothing.
         batch: images in a full batch. Batches fill across sources; the last one runs with what there is.
         on_progress: called after every batch, from a thread of the pipeline.
-        done: source and frame of what an earlier run has answered: it is passed over.
+        done: source and frame of what an earlier run has answered, and how often: so often it is passed over.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Pipeline:
         annotations: Annotations | None,
         batch: int,
         on_progress: Callable[[Progress], None] | None = None,
-        done: Set[tuple[str, int]] = frozenset(),
+        done: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
-        self._done = done
+        self._done = Counter(done or {})
         self._runner = runner
         self._postprocessing = postprocessing
         self._log = log
@@ -163,7 +163,8 @@ class Pipeline:
             item = decoded.item
             if isinstance(item, Failure):
                 self._summary.failures.append(item)
-            elif (item.source, item.index) in self._done:
+            elif self._done[item.source, item.index] > 0:
+                self._done[item.source, item.index] -= 1
                 self._summary.resumed += 1
             else:
                 return item

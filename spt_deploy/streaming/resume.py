@@ -7,8 +7,10 @@ run was begun with, for answers of two models or thresholds do not belong into o
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,12 @@ class Earlier:
 
     Attributes:
         lines: of its predictions, each with its end.
-        done: source and frame of each.
+        done: source and frame of each, and how often: a source may be named twice.
         leftovers: hidden files of runs that were killed; they may go once the lines are safe.
     """
 
     lines: tuple[str, ...] = ()
-    done: frozenset[tuple[str, int]] = frozenset()
+    done: Mapping[tuple[str, int], int] = field(default_factory=dict)
     leftovers: tuple[Path, ...] = ()
 
     def tidy(self) -> None:
@@ -94,14 +96,14 @@ def earlier_run(folder: Path) -> Earlier:
     hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
     videos = sorted(folder.glob(".*annotated.*.mp4"))
     found = [_whole_lines(path) for path in (folder / PREDICTIONS, *hidden)]
-    lines, done = max(found, key=lambda each: len(each[0]), default=([], set()))
-    return Earlier(tuple(lines), frozenset(done), (*hidden, *videos))
+    lines, done = max(found, key=lambda each: len(each[0]))
+    return Earlier(tuple(lines), done, (*hidden, *videos))
 
 
-def _whole_lines(path: Path) -> tuple[list[str], set[tuple[str, int]]]:
+def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:
     """Lines of a file up to the first that is not whole, and what they are of."""
     lines: list[str] = []
-    done: set[tuple[str, int]] = set()
+    done: Counter[tuple[str, int]] = Counter()
     with suppress(OSError), path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for line in file:
             try:
@@ -112,5 +114,5 @@ def _whole_lines(path: Path) -> tuple[list[str], set[tuple[str, int]]]:
             if not line.endswith("\n"):
                 break
             lines.append(line)
-            done.add(key)
+            done[key] += 1
     return lines, done

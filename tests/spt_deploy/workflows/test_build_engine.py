@@ -18,9 +18,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from spt_deploy.cli import main
+from spt_deploy.config import BackboneConfig, ModelConfig, Task
 from spt_deploy.engine.description import description_path, read_description, sha256
 from spt_deploy.errors import ArtefactError, ResultError, RuntimeMissingError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
@@ -80,6 +82,23 @@ def test_an_engine_of_a_static_spt_is_built_described_and_whole(
     extra = {"model.fp16.onnx", "model.fp16.json"} if precision else set()
     assert written == {"model.engine", "model.engine.json", *extra}
     assert {Path(file).name for file in document["files"]} == written
+
+
+@RTX
+@pytest.mark.parametrize(("task", "size", "batch"), [("classify", (224, 224), "1:8:16"), ("detect", (128, 192), "8")])
+def test_engines_of_spt_t_are_built_on_a_cpu(task: Task, size: tuple[int, int], batch: str, tmp_path: Path) -> None:
+    config = ModelConfig(BackboneConfig.from_name("spt_t"), task, ("cat", "dog"))
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "spt_t.pt", SptModel(config), Preprocessing.for_task(task, size))
+    loaded = deployed_checkpoint(tmp_path / "spt_t.pt", "static")
+    onnx.save(to_onnx(loaded.build(), loaded.facts), tmp_path / "spt_t.onnx")
+    built = build_engine(tmp_path / "spt_t.onnx", precision="fp16", runtime="tensorrt-rtx", arch="sm_89", batch=batch)
+    assert built.precision is not None
+    limit = built.precision.parity.tolerance
+    assert (limit.absolute, limit.relative) == (1e-2, 1e-2)
+    assert built.precision.parity.passed
+    assert built.description.narrow_layers > 70
+    assert built.engine.stat().st_size > 55e6  # 28 million weights of two bytes
 
 
 @RTX

@@ -392,3 +392,17 @@ def test_no_batch_is_larger_than_an_engine_takes(inside: Path) -> None:
     report = infer([write_video(inside / "v.mp4", UNEVEN)], runner, batch=8)
     assert report.batch == 3
     assert seen == [3, 3, 3]
+
+
+def test_a_source_that_is_named_twice_is_resumed_twice(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 800, 40))
+
+    class Stopping(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            if len(self.batches) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._run(images)
+
+    infer(["v.mp4", "v.mp4"], Stopping(), out="out", batch=3, video=False)
+    infer(["v.mp4", "v.mp4"], ColourRunner(), out="out", video=False, resume=True)
+    assert sorted(line["frame"] for line in lines_of(inside / "out")) == sorted([*range(20), *range(20)])
