@@ -19,11 +19,22 @@ def SelectTokens(logits, order, threshold, slots: int):  # noqa: N802
     batch = op.Shape(logits, end=1)
     tokens = op.Shape(logits, start=1)
     room = op.Reshape(slots, one)
-    zeros = op.Mul(op.Cast(op.Greater(logits, threshold), to=INT64), 0)  # B x N
 
-    # What there is room for: the highest scores, of equal ones the earlier tokens.
-    scores, best = op.TopK(logits, op.Min(room, tokens), axis=1, largest=1, sorted=1)
-    keep = op.ScatterElements(zeros, best, op.Cast(op.Greater(scores, threshold), to=INT64), axis=1)
+    # The lowest score there is room for, counted from the nearer end: TensorRT takes no K above 3840.
+    kept_at_most = op.Min(room, tokens)
+    from_below = op.Add(op.Sub(tokens, kept_at_most), one)
+    sign = op.CastLike(op.Where(op.LessOrEqual(kept_at_most, from_below), one, op.Neg(one)), logits)
+    nearer, _ = op.TopK(op.Mul(logits, sign), op.Min(kept_at_most, from_below), axis=1, largest=1, sorted=1)
+    last = op.Slice(nearer, op.Constant(value_ints=[-1]), op.Constant(value_ints=[2147483647]), one)
+    lowest = op.Mul(last, sign)  # B x 1
+
+    # Which of equal scores TopK lists is each runtime's own affair, so that its indices are not used: the earlier
+    # tokens are counted out.
+    above = op.Cast(op.Greater(logits, lowest), to=INT64)
+    equal = op.Cast(op.Equal(logits, lowest), to=INT64)
+    left = op.Sub(kept_at_most, op.ReduceSum(above, one, keepdims=1))
+    admitted = op.Mul(equal, op.Cast(op.LessOrEqual(op.CumSum(equal, 1), left), to=INT64))
+    keep = op.Mul(op.Add(above, admitted), op.Cast(op.Greater(logits, threshold), to=INT64))
     ordered = op.Gather(keep, order, axis=1)
     kept = op.Cast(ordered, to=BOOL)
     place = op.Sub(op.CumSum(ordered, 1), 1)

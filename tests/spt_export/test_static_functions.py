@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import inliner
+import torch
+from onnx import TensorProto, helper, inliner
 
+from spt_deploy.model import static_packing
 from spt_deploy.parity.checks import compare_runners
 from spt_deploy.parity.inputs import generated_cases
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import TorchRunner
+from spt_export.functions import function_protos, opset_imports
 from tests.exported import Exported, make_exported
 
 SIZE = (112, 160)  # 70 tokens in stage 3, of which 49 find room; 20 in stage 4, all of which do
@@ -81,6 +85,72 @@ def test_indices_are_never_negative_nor_more_than_the_data(made: Exported) -> No
         if node.op_type == "ScatterElements":
             data = values[node.input[0]]
             assert all(a <= b for a, b in zip(values[node.input[1]].shape, data.shape, strict=True))
+
+
+def select_tokens_model(tokens: int, slots: int) -> onnx.ModelProto:
+    """One ``SelectTokens`` node, inlined, so that every runtime reads it."""
+    inputs = {"logits": (TensorProto.FLOAT, ["batch", tokens]), "order": (TensorProto.INT64, [tokens])}
+    node = helper.make_node(
+        "SelectTokens", [*inputs, "threshold"], ["token_of_slot", "slot_of_token", "cu_seqlens"], domain="spt"
+    )
+    node.attribute.append(helper.make_attribute("slots", slots))
+    graph = helper.make_graph(
+        [node],
+        "select",
+        [
+            *(helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()),
+            helper.make_tensor_value_info("threshold", TensorProto.FLOAT, []),
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in node.output],
+    )
+    model = helper.make_model(graph, opset_imports=opset_imports(), ir_version=10)
+    model.functions.extend(function_protos("static"))
+    return inliner.inline_local_functions(model)
+
+
+def run_everywhere(runtime: str, model: onnx.ModelProto, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    if runtime == "onnxruntime":
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return list(session.run(None, feed))
+    import openvino as ov
+
+    core = ov.Core()
+    found = core.compile_model(core.read_model(model.SerializeToString()), "CPU")(feed)
+    return [found[index] for index in range(3)]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("slots", [1, 20, 49, 69, 70, 98])
+def test_of_equal_scores_the_earlier_tokens_find_room_in_every_runtime(runtime: str, slots: int) -> None:
+    pytest.importorskip(runtime, reason="an extra")
+    random = np.random.default_rng(slots)
+    scores = random.standard_normal((12, 70))
+    scores[:4] = 2.0  # all equal
+    logits = np.round(scores + 1).astype(np.float32)
+    logits[4] = -3.0  # nothing
+    order = random.permutation(70)
+    feed = {"logits": logits, "order": order, "threshold": np.array(0.0, dtype=np.float32)}
+    expected = static_packing.select_tokens(*(torch.from_numpy(value) for value in feed.values()), slots)
+    found = run_everywhere(runtime, select_tokens_model(70, slots), feed)
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(theirs, ours.numpy())
+
+
+@pytest.mark.parametrize("slots", [49, 2009, 3920, 4018])
+def test_no_ranking_is_longer_than_tensorrt_takes(slots: int) -> None:
+    """K is at most 3840 there; 4000 tokens are those of stage 3 at 800x1280."""
+    model = select_tokens_model(4000, slots)
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "TopK")
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+    feed = {
+        "logits": np.zeros((1, 4000), dtype=np.float32),
+        "order": np.arange(4000),
+        "threshold": np.array(0.0, dtype=np.float32),
+    }
+    pytest.importorskip("onnxruntime", reason="an extra")
+    assert int(run_everywhere("onnxruntime", model, feed)[-1].item()) <= 3840
 
 
 def _run(model: onnx.ModelProto, names: list[str]) -> dict[str, npt.NDArray[np.generic]]:
