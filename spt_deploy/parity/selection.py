@@ -31,7 +31,8 @@ class BlockSelection:
         kept: by the reference.
         overlap: tokens kept by both over tokens kept by either; 1 when both keep none.
         flips: tokens that one keeps and the other does not.
-        max_margin: largest distance of a flipped token's score from the cut, in the reference; 0 without flips.
+        max_margin: largest distance of a flipped token's score from the cut, in the reference; 0 without flips. Where
+            static packing overflows the cut is the lowest score that found room.
         max_score_error: largest difference of any two scores.
     """
 
@@ -81,7 +82,8 @@ def cut_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDAr
     if backbone.selector == "threshold":
         value = float(torch.logit(torch.tensor(backbone.threshold)))
         return np.full((score.shape[0], 1), value, dtype=np.float32)
-    count = max(1, int(np.ceil(backbone.keep_ratio * score.shape[1])))
+    # Rounded as `SpaBlock` does: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
+    count = max(1, int(np.ceil(round(backbone.keep_ratio * score.shape[1], 6))))
     return np.sort(score, axis=1)[:, score.shape[1] - count, None]
 
 
@@ -97,6 +99,17 @@ def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDA
         np.put_along_axis(in_reach, best, True, axis=1)
         kept &= in_reach
     return kept
+
+
+def _edge_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.float32]:
+    """The score about which a token is borderline, B x 1 float32: the lowest kept one where an image overflows."""
+    cut = cut_of(score, backbone)
+    if backbone.packing != "static" or backbone.selector == "topk":
+        return cut
+    slots = backbone.static_slots(score.shape[1])
+    if slots >= score.shape[1]:
+        return cut
+    return np.maximum(cut, np.sort(score, axis=1)[:, score.shape[1] - slots, None])
 
 
 def compare_selection(reference: Scores, candidate: Scores, backbone: BackboneConfig) -> list[BlockSelection]:
@@ -119,7 +132,7 @@ def compare_masks(
         our_kept = kept_of(ours, backbone)
         flipped = our_kept != their_kept
         either = int((our_kept | their_kept).sum())
-        margin = np.abs(ours - cut_of(ours, backbone))
+        margin = np.abs(ours - _edge_of(ours, backbone))
         furthest = float(margin[flipped].max()) if flipped.any() else 0.0
         blocks.append(
             BlockSelection(
