@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spt_deploy.version import __version__
+
 if TYPE_CHECKING:
     from spt_deploy.predictor import Predictor
-
-__version__ = "0.1.0"
 
 __all__ = ["Predictor", "__version__"]
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from spt_deploy import __version__
 from spt_deploy.atomic import DISK_FULL, output_error
 from spt_deploy.errors import SptError
+from spt_deploy.version import __version__
 
 # How long PyTorch's OpenMP threads (libgomp) spin for each other before they sleep. By default so long that, beside
 # other work on the same cores, training drops to a tenth: the spinning thread holds up the one it waits for. At 3000

@@ -17,12 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from spt_deploy import __version__
 from spt_deploy.atomic import atomic_path
 from spt_deploy.errors import ArtefactError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.version import __version__
 
 FORMAT = "spt-deploy/1"
 SUFFIXES = (".pt", ".pth", ".safetensors")

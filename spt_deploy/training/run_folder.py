@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from spt_deploy import __version__
 from spt_deploy.atomic import write_json, write_text
 from spt_deploy.errors import ArtefactError, InputError, UsageError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.loop import Trainer
+from spt_deploy.version import __version__
 
 RUNS = Path("runs")
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from spt_deploy import __version__
 from spt_deploy.config import ModelConfig
 from spt_deploy.model.complexity import PARTS, Complexity, complexity, kept_tokens
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import DataSet, Record
+from spt_deploy.version import __version__
 
 _FULL = 0.995  # of the tokens: a selection that drops nothing
 _LOW_RECALL = 0.9  # below this, objects lose tokens that attention should have seen

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy import __version__
 from spt_deploy.bench import Timing, take_turns
 from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, is_installed
+from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
 from spt_deploy.workflows.bench_work import forced_mask, gmacs, one_size
 

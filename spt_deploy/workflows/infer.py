@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spt_deploy import __version__
 from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import StopRequest, stop_on_signals
 from spt_deploy.model.checkpoint import sha256_of
@@ -23,6 +22,7 @@ from spt_deploy.streaming.resume import BEGUN, Begun, Earlier, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.writers import SUMMARY, Annotations, PredictionLog, write_summary
+from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_kinds
 
 if TYPE_CHECKING:

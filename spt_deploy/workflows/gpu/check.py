@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from spt_deploy import __version__
 from spt_deploy.errors import RuntimeMissingError
+from spt_deploy.version import __version__
 from spt_deploy.workflows.gpu import kernels, models, suite
 from spt_deploy.workflows.gpu.clock import measure_ceilings
 from spt_deploy.workflows.gpu.floors import Case
