@@ -19,15 +19,18 @@ from typing_extensions import Self
 from spt_deploy.errors import SourceError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.images import read_image
+from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.flow import Flow
-from spt_deploy.streaming.frames import Failure, Frame, Sampling
+from spt_deploy.streaming.frames import Frame, Sampling
+from spt_deploy.streaming.pipeline import MAX_WAIT
 from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.summary import StageClock, StreamSummary
+from spt_deploy.streaming.turns import Turns, closing_sources
 from spt_deploy.workflows.artefacts import KINDS, find_artefact, runnable_kinds
 
 Picture = str | Path | npt.NDArray[np.uint8]
-_AHEAD = 16  # decoded frames that wait
 
 
 class Predictor:
@@ -97,45 +100,42 @@ class Predictor:
         return answers
 
     def stream(
-        self, *sources: str | Path, start: int = 0, stride: int = 1, max_frames: int | None = None
+        self,
+        *sources: str | Path,
+        start: int = 0,
+        stride: int = 1,
+        max_frames: int | None = None,
+        duration: float | None = None,
     ) -> Iterator[tuple[Frame, Prediction]]:
-        """Frames of images, folders, globs and videos with their answers, as they come; decoded ahead in a thread.
+        """Frames of anything that the command ``infer`` takes with their answers, as they come; decoded ahead.
 
         Args:
-            sources: as the command ``infer`` takes them, one after the other.
+            sources: to be read; several take turns, and live ones drop what there is no time for.
             start: number of the first frame of each, counted from 0.
             stride: every how many-th frame from there on.
             max_frames: at most so many of each.
+            duration: so many seconds of each video or live source.
 
         Raises:
             SourceError: at once when a source is not there; after the last frame when some could not be read.
             UsageError: when a number is out of range.
         """
         opened = open_sources(sources)
-        sampling = Sampling(start, stride, max_frames)
-        failures: list[Failure] = []
-        with Flow() as flow:
-            channel = flow.channel(Frame, max(_AHEAD, self._batch))
-
-            def decode() -> None:
-                for source in opened:
-                    for item in source.frames(sampling):
-                        if isinstance(item, Failure):
-                            failures.append(item)
-                        else:
-                            channel.put(item)
-                channel.close()
-
-            flow.spawn("decode", decode)
+        sampling = Sampling(start, stride, max_frames, duration)
+        summary = StreamSummary()
+        stop = StopRequest()
+        with closing_sources(opened), Flow() as flow:
+            turns = Turns(flow, opened, sampling, stop, StageClock(), summary)
             waiting: list[Frame] = []
-            for frame in channel:
-                waiting.append(frame)
-                if len(waiting) == self._batch:
+            while (turn := turns.take(MAX_WAIT if waiting and turns.may_wait else None)) is not None:
+                if isinstance(turn.item, Frame):
+                    waiting.append(turn.item)
+                if len(waiting) == self._batch or turn.source is None:
                     yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
                     waiting = []
             yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
-        if failures:
-            raise SourceError("; ".join(failure.reason for failure in failures))
+        if summary.failures:
+            raise SourceError("; ".join(failure.reason for failure in summary.failures))
 
     def close(self) -> None:
         """Give back what the runtime took; again is no harm."""

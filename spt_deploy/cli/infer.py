@@ -35,6 +35,24 @@ if TYPE_CHECKING:
 @click.option("--start", type=int, default=0, show_default=True, help="First frame of each source, counted from 0.")
 @click.option("--max-frames", type=int, metavar="N", help="At most N frames of each source.")
 @click.option("--stride", type=int, default=1, show_default=True, help="Every how many-th frame.")
+@click.option("--duration", type=float, metavar="SECONDS", help="At most so much of each video or live source.")
+@click.option(
+    "--reconnect",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to try again when a live source is lost; 0 for never.",
+)
+@click.option(
+    "--max-wait",
+    type=float,
+    default=50.0,
+    show_default=True,
+    metavar="MS",
+    help="How long a batch waits for live sources before it runs with what there is.",
+)
+@click.option("--raw", metavar="WIDTHxHEIGHT", help="Standard input holds bare BGR frames of that size.")
 @click.option("--no-video", is_flag=True, help="Write the answers only, no annotated videos or images: faster.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out that was stopped or killed.")
 @json_option
@@ -51,20 +69,28 @@ def command(
     start: int,
     max_frames: int | None,
     stride: int,
+    duration: float | None,
+    reconnect: float,
+    max_wait: float,
+    raw: str | None,
     no_video: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Run a model on images, folders, globs and video files.
+    """Run a model on images, folders, globs, videos, cameras and network streams.
 
-    A folder means the images in it and in the folders below. Into --out go predictions.jsonl (a line a frame),
-    annotated.mp4 or a folder of annotated images, and summary.json.
+    A SOURCE is an image, a folder (the images in it and in the folders below), a quoted glob, a video, a text file that
+    names sources, the number of a camera, an address (rtsp://, http://), or - for frames from standard input. Several
+    are run at once. Into --out go predictions.jsonl (a line a frame), annotated.mp4 or a folder of annotated images,
+    and summary.json. Of files every frame is answered; a live source drops its oldest frames where the model is slower.
 
     \b
     Examples:
       spt-deploy infer street.mp4
       spt-deploy infer photos/ --model runs/street/best.onnx --conf 0.4
       spt-deploy infer 'night/**/*.jpg' --overlay selection --out night-results
+      spt-deploy infer 0 rtsp://camera.local/stream --duration 3600 --no-video
+      ffmpeg -i in.mkv -f mjpeg - | spt-deploy infer - --out piped
     """
     from spt_deploy.cli.console import progress, status
     from spt_deploy.runtimes import Runner
@@ -95,6 +121,10 @@ def command(
                 start=start,
                 stride=stride,
                 max_frames=max_frames,
+                duration=duration,
+                raw=None if raw is None else _size(raw),
+                reconnect=reconnect,
+                max_wait=max_wait / 1000,
                 video=not no_video,
                 resume=resume,
                 on_progress=on_progress,
@@ -112,6 +142,14 @@ def command(
         raise click.exceptions.Exit(128 + report.summary.stopped_by)  # as shells report a signal
 
 
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of ``640x480``, which is width by height as everywhere on the command line of cameras."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise click.BadParameter(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 640x480", param_hint="--raw")
+    return int(height), int(width)
+
+
 def _human(report: InferReport) -> str:
     done = report.summary
     share = f"{done.utilisation(done.limiting_stage):.0%}"
@@ -123,6 +161,9 @@ def _human(report: InferReport) -> str:
     ]
     if done.mean_select_ratio is not None:
         lines.append(f"kept {done.mean_select_ratio:.0%} of the tokens in the SPA blocks")
+    if done.dropped or done.gaps:
+        lost = f"; connections lost and found again: {done.gaps}" if done.gaps else ""
+        lines.append(f"{done.dropped} of {done.read} frames came too fast and were dropped{lost}")
     if done.overflowed:
         lines.append(
             f"in {done.overflowed} of them some block had no room for all it selected: export a larger --capacity"

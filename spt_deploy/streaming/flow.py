@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from enum import Enum
 from types import TracebackType
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, Literal, NoReturn, TypeVar
 
 from typing_extensions import Self
 
@@ -17,17 +18,23 @@ class Cancelled(Exception):  # noqa: N818 - no error of its own: another one is 
     """The flow was stopped; who hears it ends at once."""
 
 
+class Empty(Enum):
+    """What ``Channel.poll`` gives when it has nothing yet."""
+
+    YET = 0
+
+
 class Channel(Generic[T]):
     """A queue between threads that holds at most ``size`` items, made by `Flow.channel`.
 
     ``put`` waits while it is full, and iterating waits while it is empty, until it is closed and empty. Both raise
-    ``Cancelled`` once the flow is cancelled.
+    ``Cancelled`` once the flow is cancelled; so do ``put_newest`` and ``poll``, which never wait.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, changed: threading.Condition | None = None) -> None:
         self._size = size
         self._items: deque[T] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._closed = self._cancelled = False
 
     def put(self, item: T) -> None:
@@ -38,6 +45,41 @@ class Channel(Generic[T]):
                 raise Cancelled
             self._items.append(item)
             self._changed.notify_all()
+
+    def put_newest(self, item: T, kind: type[object]) -> int:
+        """Add an item at once; where there is no room the oldest of that kind give way, and their number is returned.
+
+        Items of other kinds stay, even above ``size``: they are few, and must not be lost.
+        """
+        gone = 0
+        with self._changed:
+            if self._cancelled:
+                raise Cancelled
+            while len(self._items) >= self._size:
+                oldest = next((index for index, held in enumerate(self._items) if isinstance(held, kind)), None)
+                if oldest is None:
+                    break
+                del self._items[oldest]
+                gone += 1
+            self._items.append(item)
+            self._changed.notify_all()
+        return gone
+
+    def poll(self) -> T | Literal[Empty.YET] | None:
+        """The next item if there is one now; None when no more will come."""
+        with self._changed:
+            if self._cancelled:
+                raise Cancelled
+            if not self._items:
+                return None if self._closed else Empty.YET
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether ``poll`` would not come back empty-handed."""
+        return bool(self._items) or self._closed or self._cancelled
 
     def get(self) -> T | None:
         """The next item; None when no more will come."""
@@ -72,8 +114,8 @@ class Channel(Generic[T]):
 class Flow:
     """A set of threads and the channels between them, as a context manager.
 
-    Leaving the block waits for all threads; when one of them failed, or the block itself, all channels are cancelled,
-    every thread is joined, and the first error is raised as it was.
+    Leaving the block waits for all joined threads; when a thread failed, or the block itself, all channels are
+    cancelled, and after the threads have ended the first error is raised as it was.
     """
 
     def __init__(self) -> None:
@@ -82,9 +124,9 @@ class Flow:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
-    def channel(self, kind: type[T], size: int) -> Channel[T]:
-        """A channel of items of a kind; ``size`` at least 1."""
-        channel: Channel[T] = Channel(size)
+    def channel(self, kind: type[T], size: int, changed: threading.Condition | None = None) -> Channel[T]:
+        """A channel of items of a kind; ``size`` at least 1. Who waits for any of several gives them one condition."""
+        channel: Channel[T] = Channel(size, changed)
         with self._lock:
             self._channels.append(channel)  # type: ignore[arg-type]  # cancelled only
             too_late = self._error is not None
@@ -92,10 +134,17 @@ class Flow:
             channel.cancel()
         return channel
 
-    def spawn(self, name: str, work: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of that name."""
+    def spawn(self, name: str, work: Callable[[], None], joined: bool = True) -> None:
+        """Run ``work`` in a thread of that name.
+
+        Args:
+            name: of the thread.
+            work: to be done.
+            joined: whether the flow waits for it at the end; what listens to a silent camera may take long to notice.
+        """
         thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-        self._threads.append(thread)
+        if joined:
+            self._threads.append(thread)
         thread.start()
 
     def cancel(self, error: BaseException) -> None:

@@ -25,12 +25,16 @@ class Frame:
         index: number of the frame in its video, counted from 0 as decoded, whatever the stride; 0 for an image.
         time: when it is shown, in seconds of the video's own clock; None for an image.
         image: H x W x 3 uint8, BGR, upright.
+        taken_at: when it arrived, of a live source, in seconds since the epoch; None of a recording.
+        waited: seconds that its source waited for it to come, which are no work.
     """
 
     source: str
     index: int
     time: float | None
     image: Image
+    taken_at: float | None = None
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,25 @@ class Failure:
     """An input, or the rest of one, that could not be read, and why; the stream goes on after it."""
 
     source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A live source was lost for a while and came back.
+
+    Attributes:
+        source: its name.
+        index: number of the first frame after the gap.
+        time: when the gap began, on the clock of the source's frames, in seconds.
+        seconds: how long it lasted.
+        reason: why the source was lost.
+    """
+
+    source: str
+    index: int
+    time: float
+    seconds: float
     reason: str
 
 
@@ -49,6 +72,7 @@ class Sampling:
         start: number of the first, counted from 0.
         stride: every how many-th from there on.
         max_frames: at most so many of each source; None for all.
+        duration: so many seconds of each video or live source from its first taken frame on; None for all.
 
     Raises:
         UsageError: when a number is out of range.
@@ -57,6 +81,7 @@ class Sampling:
     start: int = 0
     stride: int = 1
     max_frames: int | None = None
+    duration: float | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0:
@@ -65,6 +90,8 @@ class Sampling:
             raise UsageError(f"stride is {self.stride}; expected 1 for every frame, 2 for every other, and so on")
         if self.max_frames is not None and self.max_frames < 1:
             raise UsageError(f"max_frames is {self.max_frames}; expected 1 or more")
+        if self.duration is not None and not self.duration > 0:
+            raise UsageError(f"duration is {self.duration}; expected seconds, above 0")
 
     def takes(self, number: int) -> bool:
         """Whether frame ``number`` is taken."""
@@ -74,6 +101,10 @@ class Sampling:
         """Whether neither frame ``number`` nor any later one is taken."""
         return self.max_frames is not None and number > self.start + (self.max_frames - 1) * self.stride
 
+    def is_over(self, elapsed: float) -> bool:
+        """Whether a frame that is shown so many seconds after the first taken one is too late."""
+        return self.duration is not None and elapsed > self.duration - 1e-6  # times are rounded
+
     def count(self, total: int) -> int:
         """How many of ``total`` frames are taken."""
         taken = max(0, -(-(total - self.start) // self.stride))
@@ -81,21 +112,35 @@ class Sampling:
 
 
 class Source(ABC):
-    """Something that yields frames, again from the start at every call of ``frames``.
+    """Something that yields frames; a recording from the start at every call of ``frames``.
 
     Attributes:
         name: as the user named it.
+        live: whether frames come at their own pace, so that who is slow must leave some out.
+        prompt: whether the next frame costs reading and decoding only; else it may be long in coming, and nobody
+            should stand and wait for it.
     """
+
+    live: bool = False
+    prompt: bool = True
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
-    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Gap | Failure]:
         """The frames that ``sampling`` takes, in order, one at a time.
 
         What cannot be read raises nothing here: an image, or a video from where it breaks, is a Failure.
         """
+
+    def stop(self) -> None:  # noqa: B027 - most have nothing that takes long
+        """No more frames are wanted: ``frames``, perhaps waiting in another thread, should end soon."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time that ``sampling`` gave it has passed, even if ``frames`` has not noticed yet."""
+        return False
 
     @abstractmethod
     def total(self) -> int | None:

@@ -1,34 +1,34 @@
 """From sources through a model to the writers: stages that work at the same time, joined by bounded queues.
 
-    decode (a thread each of up to DECODERS sources) -> preprocess -> model -> postprocess, draw, encode, write
+    decode (a thread for each source, see turns.py) -> preprocess -> model -> postprocess, draw, encode, write
 
 The slowest stage sets the pace and the rest hide behind it. The model runs in the caller's thread, where signals are
-heard. Frames of several sources take turns, one of each, so that what is in a batch, and the order of the answers, do
-not depend on how threads happen to run. Nothing grows with a video: the batch buffers go round, and no more frames are
-held than the queues have room for.
+heard. Batches fill across sources, and do not wait long for live ones. Nothing grows with a video: the batch buffers
+go round, and no more frames are held than the queues have room for.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.errors import UsageError
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming import summary as stages
 from spt_deploy.streaming.flow import Channel, Flow
-from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource
+from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource
 from spt_deploy.streaming.summary import StageClock, StreamSummary
+from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
 from spt_deploy.streaming.writers import Annotations, PredictionLog
 
-DECODERS = 4  # sources that are read at a time
 BUFFERS = 3  # batches: one being filled, one in the model, one between
-_AHEAD = 8  # decoded frames of a source that wait
+MAX_WAIT = 0.05  # seconds; a camera's frames are some 0.03 apart
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,6 @@ class Progress:
     mean_select_ratio: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """What a decoder hands on."""
-
-    item: Frame | Failure
-
-
 @dataclass
 class _Batch:
     """Frames on their way through the model.
@@ -60,12 +53,14 @@ class _Batch:
     Attributes:
         buffer: N x 3 x H x W float32, of which the first ``len(frames)`` are filled.
         frames: in the buffer, each with its source.
+        gaps: each with the number of frames in the buffer that come before it.
         ended: sources whose last frame is in this batch or an earlier one.
         arrays: what the model made of it.
     """
 
     buffer: npt.NDArray[np.float32]
     frames: list[tuple[Source, Frame]] = field(default_factory=list)
+    gaps: list[tuple[int, Gap]] = field(default_factory=list)
     ended: list[Source] = field(default_factory=list)
     arrays: Arrays = field(default_factory=dict)
 
@@ -80,7 +75,11 @@ class Pipeline:
         annotations: gets every answer with its frame; None draws nothing.
         batch: images in a full batch. Batches fill across sources; the last one runs with what there is.
         on_progress: called after every batch, from a thread of the pipeline.
-        done: source and frame of what an earlier run has answered, and how often: so often it is passed over.
+        done: see ``Turns``.
+        max_wait: seconds after which a batch that waits for a live source, or for a pipe, runs with what there is.
+
+    Raises:
+        UsageError: when ``max_wait`` is below 0.
     """
 
     def __init__(
@@ -92,8 +91,12 @@ class Pipeline:
         batch: int,
         on_progress: Callable[[Progress], None] | None = None,
         done: Mapping[tuple[str, int], int] | None = None,
+        max_wait: float = MAX_WAIT,
     ) -> None:
-        self._done = Counter(done or {})
+        if not max_wait >= 0:
+            raise UsageError(f"max_wait is {max_wait} s; expected 0 or more")
+        self._done = done
+        self._max_wait = max_wait
         self._runner = runner
         self._postprocessing = postprocessing
         self._log = log
@@ -114,91 +117,50 @@ class Pipeline:
             SptError: whatever a stage raises, the first of them; files that cannot be read are failures in the summary
                 instead.
         """
-        self._clock = StageClock(max(1, min(DECODERS, len(sources))))
-        self._summary = StreamSummary(stages=self._clock.stages)
+        live = sum(source.live for source in sources)
+        self._clock = StageClock(max(1, live + min(DECODERS, len(sources) - live)))
+        self._summary = StreamSummary(stages=self._clock.stages, follows_live=live == len(sources))
         totals = [source.total() for source in sources]
         self._total = None if None in totals else sum(sampling.count(total) for total in totals if total is not None)
-        with Flow() as flow:
+        with closing_sources(sources), Flow() as flow:
             free = flow.channel(_Batch, BUFFERS)
             filled, answered = flow.channel(_Batch, 1), flow.channel(_Batch, 1)
             for _ in range(BUFFERS):
                 free.put(_Batch(np.empty(self._shape, dtype=np.float32)))
-            frames = self._decoders(flow, sources, sampling, stop)
-            flow.spawn("preprocess", lambda: self._preprocess(frames, free, filled))
+            turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done)
+            flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
             flow.spawn("postprocess", lambda: self._hand_on(answered, free))
             for batch in filled:
                 with self._clock.stage(stages.MODEL, len(batch.frames) or 1):
                     batch.arrays = self._runner.infer(batch.buffer[: len(batch.frames)]) if batch.frames else {}
                 answered.put(batch)
             answered.close()
+        self._summary.read += self._summary.dropped
         self._summary.stopped_by = stop.signal_number
         self._summary.mean_select_ratio = self._mean_select_ratio
         self._summary.wall_s = self._clock.wall
         return self._summary
 
-    def _decoders(
-        self, flow: Flow, sources: Sequence[Source], sampling: Sampling, stop: StopRequest
-    ) -> Iterator[tuple[Source, Frame | None]]:
-        """Frames of all sources in turn, then None for each source that has ended.
-
-        Failures, and frames that an earlier run has answered, take no turn; they are counted here, by one thread, so
-        that neither their number nor their order depends on which decoder is faster.
-        """
-        waiting = deque((source, flow.channel(_Decoded, _AHEAD)) for source in sources)
-        reading: deque[tuple[Source, Channel[_Decoded]]] = deque()
-        while waiting or reading:
-            while waiting and len(reading) < DECODERS:
-                source, channel = waiting.popleft()
-                flow.spawn("decode", lambda s=source, c=channel: self._decode(s, sampling, stop, c))  # type: ignore[misc]
-                reading.append((source, channel))
-            source, channel = reading.popleft()
-            frame = self._next_frame(channel)
-            yield source, frame
-            if frame is not None:
-                reading.append((source, channel))
-
-    def _next_frame(self, channel: Channel[_Decoded]) -> Frame | None:
-        """The next that needs an answer; None at the end."""
-        for decoded in channel:
-            item = decoded.item
-            if isinstance(item, Failure):
-                self._summary.failures.append(item)
-            elif self._done[item.source, item.index] > 0:
-                self._done[item.source, item.index] -= 1
-                self._summary.resumed += 1
-            else:
-                return item
-        return None
-
-    def _decode(self, source: Source, sampling: Sampling, stop: StopRequest, channel: Channel[_Decoded]) -> None:
-        """What a source yields, into its channel."""
-        items = iter(source.frames(sampling))
-        while not stop.made:
-            with self._clock.stage(stages.DECODE):
-                item = next(items, None)
-            if item is None:
-                break
-            channel.put(_Decoded(item))
-        channel.close()
-
-    def _preprocess(
-        self, frames: Iterator[tuple[Source, Frame | None]], free: Channel[_Batch], filled: Channel[_Batch]
-    ) -> None:
-        """Each frame into the next place of the batch in hand; a full batch goes on."""
-        batch = free.get()
-        assert batch is not None
-        for source, frame in frames:
-            if frame is None:
-                batch.ended.append(source)
-                continue
-            self._summary.read += 1
-            with self._clock.stage(stages.PREPROCESS):
-                self._runner.facts.preprocessing.apply(frame.image, out=batch.buffer[len(batch.frames)])
-            batch.frames.append((source, frame))
-            if len(batch.frames) == len(batch.buffer):
+    def _preprocess(self, turns: Turns, free: Channel[_Batch], filled: Channel[_Batch]) -> None:
+        """Each frame into the next place of the batch in hand; a batch that is full, or has waited long, goes on."""
+        batch = _next_of(free)
+        due: float | None = None
+        while (turn := turns.take(None if due is None else max(0.0, due - time.monotonic()))) is not None:
+            if isinstance(turn.item, Frame):
+                self._summary.read += 1
+                with self._clock.stage(stages.PREPROCESS):
+                    self._runner.facts.preprocessing.apply(turn.item.image, out=batch.buffer[len(batch.frames)])
+                assert turn.source is not None
+                batch.frames.append((turn.source, turn.item))
+            elif isinstance(turn.item, Gap):
+                batch.gaps.append((len(batch.frames), turn.item))
+            elif turn.source is not None:
+                batch.ended.append(turn.source)
+            if due is None and turns.may_wait:
+                due = time.monotonic() + self._max_wait
+            if turn.source is None or len(batch.frames) == len(batch.buffer):
                 filled.put(batch)
-                batch = free.get()
-                assert batch is not None
+                batch, due = _next_of(free), None
         filled.put(batch)
         filled.close()
 
@@ -209,8 +171,10 @@ class Pipeline:
                 with self._clock.stage(stages.POSTPROCESS, len(batch.frames)):
                     sizes = [(frame.image.shape[0], frame.image.shape[1]) for _, frame in batch.frames]
                     predictions = self._postprocessing.apply(batch.arrays, self._runner.facts, sizes)
-                for (source, frame), prediction in zip(batch.frames, predictions, strict=True):
+                for place, ((source, frame), prediction) in enumerate(zip(batch.frames, predictions, strict=True)):
+                    self._write_gaps(batch, place)
                     self._write(source, frame, prediction)
+            self._write_gaps(batch, len(batch.frames))
             self._end(batch.ended)
             if batch.frames and self._on_progress:
                 done = self._summary.resumed + self._summary.inferred
@@ -230,6 +194,13 @@ class Pipeline:
         if ratio is not None:
             self._ratios = (self._ratios[0] + ratio, self._ratios[1] + 1)
 
+    def _write_gaps(self, batch: _Batch, place: int) -> None:
+        """Those that come right before the frame in that place of the batch."""
+        for before, gap in batch.gaps:
+            if before == place:
+                self._log.write_gap(gap)
+                self._summary.gaps += 1
+
     def _end(self, sources: Sequence[Source]) -> None:
         """Close the outputs of sources whose last frame has been handed on."""
         if self._annotations is not None:
@@ -242,3 +213,9 @@ class Pipeline:
     def _mean_select_ratio(self) -> float | None:
         total, count = self._ratios
         return total / count if count else None
+
+
+def _next_of(free: Channel[_Batch]) -> _Batch:
+    batch = free.get()
+    assert batch is not None  # it is never closed
+    return batch

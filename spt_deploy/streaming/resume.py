@@ -79,6 +79,10 @@ class Earlier:
     done: Mapping[tuple[str, int], int] = field(default_factory=dict)
     leftovers: tuple[Path, ...] = ()
 
+    def next_index(self, source: str) -> int:
+        """The number after the last frame of a source that has an answer; 0 where none has."""
+        return 1 + max((index for name, index in self.done if name == source), default=-1)
+
     def tidy(self) -> None:
         """Remove what killed runs left behind."""
         for path in self.leftovers:
@@ -108,11 +112,12 @@ def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:
         for line in file:
             try:
                 values = json.loads(line)
-                key = (str(values["source"]), int(values["frame"]))
+                key = None if "gap" in values else (str(values["source"]), int(values["frame"]))
             except (json.JSONDecodeError, KeyError, TypeError, ValueError):
                 break
             if not line.endswith("\n"):
                 break
             lines.append(line)
-            done[key] += 1
+            if key is not None:
+                done[key] += 1
     return lines, done

@@ -1,14 +1,18 @@
-"""From what a user names to sources: an image, a folder, a glob, a video file."""
+"""From what a user names to sources: images, folders, globs, videos, lists of such, cameras, addresses, a pipe."""
 
 from __future__ import annotations
 
 import glob
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spt_deploy.errors import SourceError
 from spt_deploy.images import find_images, is_image_name, read_image
 from spt_deploy.streaming.frames import Failure, Frame, ImageSource, Sampling, Source
+from spt_deploy.streaming.live import RECONNECT, Camera
+from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url
 from spt_deploy.streaming.video import VideoFile
 
 
@@ -54,27 +58,87 @@ class Unreadable(Source):
         yield Failure(self.name, self.reason)
 
 
-def open_sources(names: Sequence[str | Path]) -> list[Source]:
+def open_sources(
+    names: Sequence[str | Path], reconnect: float = RECONNECT, raw: tuple[int, int] | None = None
+) -> list[Source]:
     """The sources that ``names`` mean, in their order.
 
     A folder means the images in it and in the folders below, sorted by path; a glob (``*``, ``?``, ``[...]``, ``**``
-    for folders at any depth) means its matches, sorted, the images among them being one source. What is there and
-    cannot be read becomes a source that yields a Failure, so that one bad file does not stop the others.
+    for folders at any depth) means its matches, sorted, the images among them being one source; a text file
+    (``.txt``) means what its lines name, relative to its folder; a number means that camera; an address (``rtsp://``,
+    ``http://`` and so on) the stream there; ``-`` what is written into standard input. What is there and cannot be
+    read becomes a source that yields a Failure, so that one bad file does not stop the others.
+
+    Args:
+        names: as the user gives them.
+        reconnect: see `live.LiveSource`.
+        raw: see `network.StandardInput`.
 
     Raises:
         SourceError: when a name means nothing that is there, or a folder without images.
+        UsageError: when ``reconnect`` is below 0.
     """
     sources: list[Source] = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if str(name) == "-":
+            sources.append(StandardInput(sys.stdin.buffer, raw))
+        elif is_url(str(name)):
+            sources.append(NetworkStream(str(name), reconnect))
+        elif path.is_dir():
             sources.append(Images(str(name), find_images(path), path))
+        elif path.is_char_device():
+            sources.append(Camera(str(name), reconnect))
+        elif path.exists() and path.suffix.lower() == ".txt":
+            sources += _listed(path, reconnect)
         elif path.exists():
             sources.append(_file(path))
+        elif str(name).isdecimal():
+            sources.append(Camera(int(str(name)), reconnect))
         elif glob.has_magic(str(name)):
             sources += _matches(str(name))
         else:
-            raise SourceError(f"there is no file or folder {name}; name an image, a folder, a glob or a video file")
+            raise SourceError(
+                f"there is no file or folder {name}; name an image, a folder, a glob, a video file, a list of such "
+                "(.txt), a camera by its number, an address such as rtsp://, or - for standard input"
+            )
+    return sources
+
+
+def _listed(path: Path, reconnect: float) -> list[Source]:
+    """What the lines of a text file name; images that follow each other are one source."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise SourceError(f"{path} names no source; expected a path or an address in each line")
+    sources: list[Source] = []
+    images: list[Path] = []
+
+    def together() -> None:
+        if images:
+            sources.append(Images(str(path), tuple(images), Path(os.path.commonpath([each.parent for each in images]))))
+            images.clear()
+
+    for name in names:
+        if "\0" in name:
+            raise SourceError(f"{path} is no list of sources: it holds bytes that no name has")
+        inside = path.parent / name
+        if inside.suffix.lower() == ".txt":
+            raise SourceError(f"{path} names the list {name}; a list may not name lists")
+        if inside.is_file() and is_image_name(inside):
+            images.append(inside)
+            continue
+        together()
+        is_path = not (is_url(name) or name.isdecimal() or name == "-")
+        try:
+            sources += open_sources([inside if is_path else name], reconnect)
+        except SourceError as error:
+            raise SourceError(f"{path} names {name!r}: {error}") from error
+    together()
     return sources
 
 

@@ -82,7 +82,11 @@ class StageClock:
         try:
             yield
         finally:
-            self.stages[name].add(time.perf_counter() - start, frames)
+            self.add(name, time.perf_counter() - start, frames)
+
+    def add(self, name: str, seconds: float, frames: int = 1) -> None:
+        """So many frames took that stage so many seconds together."""
+        self.stages[name].add(seconds, frames)
 
     @property
     def wall(self) -> float:
@@ -95,9 +99,10 @@ class StreamSummary:
     """Counts and times of one run.
 
     Attributes:
-        read: frames that the sources gave.
+        read: frames that the sources gave, dropped ones among them.
         inferred: frames that have an answer.
-        dropped: frames that a live source had to leave out; files never drop one.
+        dropped: frames of live sources that came faster than they could be answered; of files none ever is.
+        gaps: times that a live source was lost and came back.
         failures: inputs that could not be read, or not to their end.
         stopped_by: number of the signal that ended it early.
         last: source and index of the last frame with an answer.
@@ -106,11 +111,13 @@ class StreamSummary:
         mean_select_ratio: over frames and SPA blocks; None without SPA blocks.
         resumed: frames that an earlier run had answered.
         overflowed: frames of which static packing had no room for some token.
+        follows_live: whether all sources are live, so that nothing can be faster than they are.
     """
 
     read: int = 0
     inferred: int = 0
     dropped: int = 0
+    gaps: int = 0
     failures: list[Failure] = field(default_factory=list)
     stopped_by: int | None = None
     last: tuple[str, int] | None = None
@@ -119,6 +126,7 @@ class StreamSummary:
     mean_select_ratio: float | None = None
     resumed: int = 0
     overflowed: int = 0
+    follows_live: bool = False
 
     @property
     def fps(self) -> float:
@@ -133,6 +141,8 @@ class StreamSummary:
     @property
     def hint(self) -> str:
         """What would make it faster."""
+        if self.follows_live and not self.dropped:
+            return "no frame was dropped: the source sets the pace"
         return _HINTS[self.limiting_stage]
 
     def utilisation(self, stage: str) -> float:
@@ -151,6 +161,7 @@ class StreamSummary:
                 "resumed": self.resumed,
                 "overflowed": self.overflowed,
             },
+            "gaps": self.gaps,
             "fps": round(self.fps, 2),
             "wall_s": round(self.wall_s, 4),
             "stages": {

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spt_deploy.errors import SourceError
-from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
+from spt_deploy.streaming.frames import Failure, Frame, Image, Sampling, VideoSource
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 _FALLBACK_RATE = Fraction(25)  # where a file gives none; only spaces frames that have no time of their own
@@ -48,8 +49,7 @@ class VideoFile(VideoSource):
         with _open(path) as container:
             stream = container.streams.video[0]
             self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
-            rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
-            self.rate = Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
+            self.rate = rate_of(stream)
             start = stream.start_time or 0
             self._origin = start if int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN else 0
             self._total: int | None = stream.frames or None
@@ -67,18 +67,19 @@ class VideoFile(VideoSource):
         """The frames, one at a time; then a Failure if there was no frame, or not all of the video could be decoded."""
         from av.video.reformatter import VideoReformatter
 
-        converter = VideoReformatter()  # one for all frames: setting up a conversion costs as much as doing it
-        clock = _Clock(self.time_base, self.rate, self._origin)
-        count = 0
+        converter = VideoReformatter()
+        clock = FrameClock(self.time_base, self.rate, self._origin)
+        count, begun = 0, None
         for item in _decoded(self.path):
             if isinstance(item, Failure):
                 yield item if count else Failure(item.source, f"{item.source} has no frame that can be decoded")
                 return
             time = clock.time_of(item)
             if sampling.takes(count):  # the frames between are decoded, for others refer to them, but not converted
-                pixels = converter.reformat(item, format="bgr24").to_ndarray()
-                upright = np.ascontiguousarray(np.rot90(pixels, item.rotation // 90), dtype=np.uint8)
-                yield Frame(self.name, count, float(time), upright)
+                begun = float(time) if begun is None else begun
+                if sampling.is_over(float(time) - begun):
+                    return
+                yield Frame(self.name, count, float(time), upright(item, converter))
             count += 1
             if sampling.is_past(count):
                 return
@@ -89,7 +90,24 @@ class VideoFile(VideoSource):
             yield Failure(self.name, f"{self.name} breaks off at {at}; the file is cut short or damaged")
 
 
-class _Clock:
+def upright(frame: VideoFrame, converter: VideoReformatter) -> Image:
+    """The picture as it is to be seen, H x W x 3 uint8, BGR.
+
+    Args:
+        frame: as decoded.
+        converter: one for all frames of a stream: setting up a conversion costs as much as doing it.
+    """
+    pixels = converter.reformat(frame, format="bgr24").to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
+
+
+def rate_of(stream: VideoStream) -> Fraction:
+    """Frames a second on average, as far as the stream tells."""
+    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
+    return Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
+
+
+class FrameClock:
     """Presentation times out of presentation timestamps, made strictly increasing where a file's are not."""
 
     def __init__(self, time_base: Fraction, rate: Fraction, origin: int) -> None:

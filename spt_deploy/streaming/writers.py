@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from spt_deploy.facts import ModelFacts
 from spt_deploy.images import IMAGE_SUFFIXES
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.encoder import VideoEncoder
-from spt_deploy.streaming.frames import Frame, Image, ImageSource, Source, VideoSource
+from spt_deploy.streaming.frames import Frame, Gap, Image, ImageSource, Source, VideoSource
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.resume import PREDICTIONS
 
@@ -85,8 +86,21 @@ class PredictionLog:
             "source": frame.source,
             "frame": frame.index,
             "time": None if frame.time is None else round(frame.time, 6),
-            **prediction.to_dict(),
         }
+        if frame.taken_at is not None:
+            line["taken_at"] = datetime.fromtimestamp(frame.taken_at, timezone.utc).isoformat(timespec="milliseconds")
+        self._add(line | prediction.to_dict())
+
+    def write_gap(self, gap: Gap) -> None:
+        """Add a line that says from when on, how long and why a live source was away: it has ``gap``, no ``frame``.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        where = {"source": gap.source, "time": round(gap.time, 6)}
+        self._add(where | {"gap": round(gap.seconds, 3), "before_frame": gap.index, "reason": gap.reason})
+
+    def _add(self, line: dict[str, Any]) -> None:
         try:
             self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()

@@ -16,8 +16,10 @@ from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.frames import Sampling, Source
+from spt_deploy.streaming.live import RECONNECT, LiveSource
+from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.overlay import PARTS, Overlay
-from spt_deploy.streaming.pipeline import Pipeline, Progress
+from spt_deploy.streaming.pipeline import MAX_WAIT, Pipeline, Progress
 from spt_deploy.streaming.resume import BEGUN, Begun, Earlier, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
@@ -98,6 +100,10 @@ def infer(
     start: int = 0,
     stride: int = 1,
     max_frames: int | None = None,
+    duration: float | None = None,
+    raw: tuple[int, int] | None = None,
+    reconnect: float = RECONNECT,
+    max_wait: float = MAX_WAIT,
     video: bool = True,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -109,7 +115,8 @@ def infer(
     and the report says how to go on.
 
     Args:
-        sources: images, folders, globs and video files (`streaming.sources.open_sources`).
+        sources: images, folders, globs, videos, lists, cameras, addresses, or ``-``
+            (`streaming.sources.open_sources`).
         model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
             run if None. Or a runner, which is entered here and closed at the end.
         runtime: see `runtimes.open_runner`; so ``device``.
@@ -123,6 +130,10 @@ def infer(
         start: number of the first frame of each source, counted from 0; a folder's frames are its images.
         stride: every how many-th frame from there on.
         max_frames: at most so many of each source.
+        duration: so many seconds of each video or live source; None for all.
+        raw: height and width when standard input holds bare BGR frames.
+        reconnect: seconds for which a live source that was lost is tried again; 0 for never.
+        max_wait: seconds after which a batch that waits for a live source, or for a pipe, runs with what there is.
         video: write annotated videos and images; without, the answers only, which is faster.
         resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
             passed over. The rest of an annotated video becomes a file of its own.
@@ -141,14 +152,14 @@ def infer(
     if batch < 1:
         raise UsageError(f"batch is {batch}; expected 1 or more")
     if not sources:
-        raise UsageError("no source was named; name an image, a folder, a glob or a video file")
+        raise UsageError("no source was named; name an image, a folder, a glob, a video, a camera or an address")
     if resume and out is None:
         raise UsageError("there is no telling which run to resume; name its folder with --out")
-    sampling = Sampling(start, stride, max_frames)
+    sampling = Sampling(start, stride, max_frames, duration)
     postprocessing = Postprocessing(conf, iou)
     drawing = Overlay.of(overlay)
     _quieten_decoders()
-    opened = open_sources(sources)
+    opened = open_sources(sources, reconnect, raw)
     with stop_on_signals() as stop:
         runner, why = _runner(model, runtime, device)
         with runner:
@@ -161,10 +172,20 @@ def infer(
             if resume:
                 begun.check(folder)
                 earlier = earlier_run(folder)
+                for source in opened:
+                    if isinstance(source, LiveSource):
+                        source.first_index = earlier.next_index(source.name)
             with _Outputs(folder, opened, drawing, runner, video, earlier) as outputs:
                 begun.note(folder)
                 pipeline = Pipeline(
-                    runner, postprocessing, outputs.log, outputs.annotations, batch, on_progress, earlier.done
+                    runner,
+                    postprocessing,
+                    outputs.log,
+                    outputs.annotations,
+                    batch,
+                    on_progress,
+                    earlier.done,
+                    max_wait,
                 )
                 summary = pipeline.run(opened, sampling, stop)
                 if not summary.inferred and not summary.resumed and not stop.made:
@@ -179,7 +200,7 @@ def infer(
                 device=runner.device,
                 precision=runner.precision,
                 batch=batch,
-                sources=tuple(str(source) for source in sources),
+                sources=tuple(without_password(str(source)) for source in sources),
                 summary=summary,
                 go_on=_go_on(opened, summary, stop, sampling, folder),
             )
@@ -238,7 +259,7 @@ class _Outputs:
 
 def fresh_folder(source: str) -> Path:
     """``runs/infer/NAME`` after a source, or ``NAME-2`` and so on where that is taken."""
-    path = Path(source)
+    path = Path(f"camera-{source}" if source.isdecimal() else source)
     fixed = [part for part in path.parts if not glob.has_magic(part)] if not path.exists() else list(path.parts)
     name = Path(fixed[-1]).stem if fixed else ""
     base = RUNS / "infer" / (name.strip("./") or "images")

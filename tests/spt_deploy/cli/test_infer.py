@@ -101,3 +101,54 @@ def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(
     assert result.exit_code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after frame " in result.stderr
     assert "go on with the same command and --resume --out" in result.stderr
+
+
+def test_frames_from_a_pipe(inside: Path) -> None:
+    images = b"".join(picture(number).tobytes() for number in range(11))
+    result = CliRunner().invoke(main, ["infer", "-", "--raw", "64x48", "--batch", "4", "--json"], input=images)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["folder"] == "runs/infer/stdin"
+    lines = (inside / "runs/infer/stdin/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(json.loads(line)["source"], json.loads(line)["frame"]) for line in lines] == [
+        ("stdin", number) for number in range(11)
+    ]
+
+
+@pytest.mark.parametrize("size", ["640", "640x", "0x480", "axb"])
+def test_a_size_that_is_none_is_bad_usage(size: str) -> None:
+    result = call("-", "--raw", size)
+    assert result.exit_code == 2
+    assert f"{size!r} is no size; expected WIDTHxHEIGHT" in result.stderr
+
+
+def test_a_list_of_sources(inside: Path) -> None:
+    (inside / "in").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(inside / f"in/{number}.png"), picture(number))
+    write_video(inside / "in/v.mp4", range(0, 200, 40))
+    (inside / "in/all.txt").write_text("# the pictures\n2.png\n0.png\n\nv.mp4\n1.png\n", encoding="utf-8")
+    result = call("in/all.txt", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    lines = [json.loads(line) for line in (inside / "out/predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["source"] for line in lines if line["source"].endswith(".png")] == [
+        "in/2.png",
+        "in/1.png",
+        "in/0.png",
+    ]
+    assert sum(line["source"] == "in/v.mp4" for line in lines) == 5
+    assert {path.name for path in (inside / "out/annotated").iterdir()} == {"0.png", "1.png", "2.png"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "in.txt names no source"),
+        ("none.png\n", "in.txt names 'none.png': there is no file or folder none.png"),
+        ("other.txt\n", "in.txt names the list other.txt; a list may not name lists"),
+    ],
+)
+def test_a_list_that_is_none_is_bad_usage(text: str, sentence: str, inside: Path) -> None:
+    (inside / "in.txt").write_text(text, encoding="utf-8")
+    result = call("in.txt")
+    assert result.exit_code == 2
+    assert sentence in result.stderr

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_image(tmp_path / "in/a.jpg")
     write_image(tmp_path / "in/sub/c.png")
     (tmp_path / "in/broken.png").write_bytes(b"no image")
-    (tmp_path / "in/notes.txt").write_text("words\n" * 99, encoding="utf-8")
+    (tmp_path / "in/notes.nfo").write_text("words\n" * 99, encoding="utf-8")
     write_video(tmp_path / "in/v.mp4", [0, 40])
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -75,17 +75,17 @@ def test_sampling_counts_the_images_of_a_folder(folder: Path) -> None:
 
 
 def test_a_text_file_fails_in_its_turn_after_the_good_one_before_it(folder: Path) -> None:
-    sources = open_sources(["in/a.jpg", "in/notes.txt", "in/b.png"])
-    assert read(sources) == ["in/a.jpg", "!in/notes.txt", "in/b.png"]
+    sources = open_sources(["in/a.jpg", "in/notes.nfo", "in/b.png"])
+    assert read(sources) == ["in/a.jpg", "!in/notes.nfo", "in/b.png"]
     (failure,) = sources[1].frames(Sampling())
     assert isinstance(failure, Failure)
-    assert failure.reason.startswith("in/notes.txt ")
+    assert failure.reason.startswith("in/notes.nfo ")
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("in/none.mp4", "there is no file or folder in/none.mp4; name an image, a folder, a glob or a video file"),
+        ("in/none.mp4", "there is no file or folder in/none.mp4; name an image, a folder, a glob, a video file"),
         ("in/*.gif", "no file matches in/*.gif"),
         ("empty", "folder empty has no images; expected files ending in"),
     ],

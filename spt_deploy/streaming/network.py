@@ -1,0 +1,201 @@
+"""Streams from the network, RTSP, HTTP and the like, and from standard input, through FFmpeg."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from spt_deploy.errors import SourceError
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
+from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
+from spt_deploy.streaming.video import FrameClock, rate_of, upright
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+
+SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
+_CONNECT = 10.0  # seconds until a host that does not answer counts as not there
+_SILENCE = 10.0  # seconds without a byte until a stream counts as lost
+_STDIN = "stdin"
+_BUFFER = 1 << 16  # bytes; how much FFmpeg asks a pipe for at a time
+
+
+def is_url(name: str) -> bool:
+    """Whether a source is named by its address."""
+    return urlsplit(name).scheme.lower() in SCHEMES and "://" in name
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown and written down."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+class NetworkStream(LiveSource):
+    """What an address gives: live, unless it states how long it lasts; then it is a file that lies elsewhere.
+
+    RTSP comes over TCP, which loses no packets.
+
+    Args:
+        url: with one of ``SCHEMES``.
+        reconnect: see ``LiveSource``; a file that lies elsewhere is not tried again.
+        silence: seconds without a byte until it counts as lost.
+    """
+
+    def __init__(self, url: str, reconnect: float = RECONNECT, silence: float = _SILENCE) -> None:
+        super().__init__(without_password(url), reconnect)
+        self._url = url
+        self._silence = silence
+
+    def _arrivals(self) -> Iterator[Arrival]:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        options = {"rtsp_transport": "tcp"} if self._url.lower().startswith("rtsp") else {}
+        try:
+            container = av.open(
+                self._url, options=options, timeout=(_CONNECT, self._silence), metadata_errors="replace"
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise SourceError(self._reason(error, _CONNECT)) from error
+        with container:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
+                raise SourceError("there is no video in it that FFmpeg can decode")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO" if container.duration else "SLICE"  # a thread a frame holds frames back
+            self.live = not container.duration
+            self.rate = rate_of(stream)
+            clock = None
+            if container.duration:
+                clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, stream.start_time or 0)
+            converter = VideoReformatter()
+            packets = container.demux(stream)
+            while True:
+                start = time.perf_counter()
+                try:
+                    packet = next(packets, None)
+                except (av.FFmpegError, OSError) as error:
+                    raise SourceError(self._reason(error, self._silence)) from error
+                waited = time.perf_counter() - start
+                if packet is None:
+                    return
+                try:
+                    frames: list[VideoFrame] = packet.decode()
+                except (av.FFmpegError, OSError):  # a packet that was damaged on its way; the next may be whole
+                    continue
+                for frame in frames:
+                    shown = None if clock is None else float(clock.time_of(frame))
+                    yield Arrival(waited, lambda f=frame: upright(f, converter), shown)  # type: ignore[misc]
+                    waited = 0.0
+
+    def _reason(self, error: Exception, limit: float) -> str:
+        import av
+
+        if isinstance(error, av.error.ExitError):
+            return f"nothing came for {limit:g} s"
+        text = getattr(error, "strerror", None) or str(error)
+        return text.replace(self._url, self.name)
+
+
+class StandardInput(VideoSource):
+    """A video that another program writes into this one: JPEGs one after the other, or any container FFmpeg reads.
+
+    Nothing is dropped: the other program waits.
+
+    Args:
+        file: open for reading bytes.
+        raw: height and width, when it holds bare frames of 3 bytes a pixel, blue, green, red, and nothing else.
+    """
+
+    prompt = False
+    time_base = Fraction(1, 90_000)
+
+    def __init__(self, file: IO[bytes], raw: tuple[int, int] | None = None) -> None:
+        super().__init__(_STDIN)
+        self.rate = Fraction(25)
+        self._file = _Timed(file)
+        self._raw = raw
+
+    def total(self) -> None:
+        """Nobody knows."""
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        """Once only: what was read is gone."""
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        try:
+            container = self._open()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            yield Failure(self.name, f"{self.name} holds no video that FFmpeg can read: {reason}")
+            return
+        with container:
+            if not container.streams.video:
+                yield Failure(self.name, f"{self.name} holds no video")
+                return
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE"  # a thread a frame holds frames back
+            self.rate = rate_of(stream)
+            clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, 0)
+            converter = VideoReformatter()
+            count, broken, begun = 0, 0, None
+            packets = container.demux(stream)
+            while True:
+                try:
+                    packet = next(packets, None)
+                    frames = [] if packet is None else packet.decode()
+                except (av.FFmpegError, OSError) as error:
+                    broken += 1
+                    if not isinstance(error, av.error.InvalidDataError):
+                        break
+                    continue
+                if packet is None:
+                    break
+                for frame in frames:
+                    shown = float(clock.time_of(frame))
+                    begun = shown if begun is None else begun
+                    if sampling.is_past(count) or sampling.is_over(shown - begun):
+                        return
+                    if sampling.takes(count):
+                        yield Frame(self.name, count, shown, upright(frame, converter), None, self._file.waited())
+                    count += 1
+        if broken or not count:
+            what = f"{broken} packets are unreadable; the rest was used" if count else "there is no frame in it"
+            yield Failure(self.name, f"{self.name} is damaged: {what}")
+
+    def _open(self) -> InputContainer:
+        import av
+
+        if self._raw is None:
+            return av.open(self._file, "r", metadata_errors="replace", buffer_size=_BUFFER)
+        height, width = self._raw
+        options = {"video_size": f"{width}x{height}", "pixel_format": "bgr24", "framerate": str(self.rate)}
+        return av.open(self._file, "r", format="rawvideo", options=options, buffer_size=_BUFFER)
+
+
+class _Timed:
+    """A pipe that knows how long its reader waited."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._waited = 0.0
+
+    def read(self, size: int) -> bytes:
+        start = time.perf_counter()
+        # Whatever there is, up to the size: a whole buffer would hold the last frame back until the next one comes.
+        data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
+        self._waited += time.perf_counter() - start
+        return data
+
+    def waited(self) -> float:
+        """Seconds since it was last asked."""
+        seconds, self._waited = self._waited, 0.0
+        return seconds

@@ -1,0 +1,162 @@
+"""Many sources become one sequence of frames: each is read in a thread of its own, and they take turns.
+
+Recordings take strict turns, one frame of each, so that what comes after what does not depend on how threads happen
+to run. Who may be long in coming, a camera or a pipe, is asked and not waited for, and a live source that is not
+asked often enough drops its oldest frames.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from spt_deploy.interrupt import StopRequest
+from spt_deploy.streaming.flow import Channel, Empty, Flow
+from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling, Source
+from spt_deploy.streaming.summary import DECODE, StageClock, StreamSummary
+
+DECODERS = 4  # recordings that are read at a time; of live sources every one
+_AHEAD = 8  # decoded frames of a recording that wait
+_LIVE_AHEAD = 2  # of a live source: more would only be older
+_GLANCE = 0.1  # seconds between two looks at whether to stop
+
+Item = Frame | Gap | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What comes next.
+
+    Attributes:
+        source: whose turn it was; None when nobody had anything in the given time.
+        item: its frame, or its gap; None when the source has ended.
+    """
+
+    source: Source | None
+    item: Frame | Gap | None = None
+
+
+@contextmanager
+def closing_sources(sources: Sequence[Source]) -> Iterator[None]:
+    """Tell the sources at the end that no more frames are wanted: threads that nobody joins must not linger."""
+    try:
+        yield
+    finally:
+        for source in sources:
+            source.stop()
+
+
+class Turns:
+    """Frames of all sources, as they are to be handled.
+
+    Args:
+        flow: owns the threads.
+        sources: to read.
+        sampling: which of their frames.
+        stop: ends it early, after what was read.
+        clock: told how long decoding takes.
+        summary: failures, resumed and dropped frames, and gaps are counted there.
+        done: source and frame of what has an answer already, and how often: so often it is passed over.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        sources: Sequence[Source],
+        sampling: Sampling,
+        stop: StopRequest,
+        clock: StageClock,
+        summary: StreamSummary,
+        done: Mapping[tuple[str, int], int] | None = None,
+    ) -> None:
+        self.may_wait = not all(source.prompt for source in sources)
+        self._flow = flow
+        self._sampling = sampling
+        self._stop = stop
+        self._clock = clock
+        self._summary = summary
+        self._done = Counter(done or {})
+        self._lock = threading.Lock()
+        self._waiting = deque(sources)
+        self._reading: deque[tuple[Source, Channel[Item]]] = deque()
+        # One condition for all only where somebody waits for any of them: it wakes everybody at every frame.
+        self._bell = threading.Condition() if self.may_wait else None
+
+    def take(self, patience: float | None = None) -> Turn | None:
+        """The next turn; None when all sources have ended.
+
+        Args:
+            patience: seconds after which a turn of nobody is better than none; None waits as long as it takes.
+        """
+        until = None if patience is None else time.monotonic() + patience
+        while True:
+            self._begin()
+            if not self._reading:
+                return None
+            for _ in range(len(self._reading)):
+                source, channel = self._reading.popleft()
+                item = self._next(source, channel)
+                if item is not None:
+                    self._reading.append((source, channel))
+                if item is not Empty.YET:
+                    return Turn(source, item)
+            left = _GLANCE if until is None else until - time.monotonic()
+            if left <= 0:
+                return Turn(None)
+            assert self._bell is not None  # only those who may wait are empty
+            channels = [channel for _, channel in self._reading]
+            with self._bell:
+                self._bell.wait_for(lambda: any(each.is_ready for each in channels), min(left, _GLANCE))  # noqa: B023
+
+    def _begin(self) -> None:
+        """Start reading as many as are read at a time."""
+        kept: deque[Source] = deque()
+        while self._waiting:
+            source = self._waiting.popleft()
+            recordings = sum(each.prompt for each, _ in self._reading)
+            if source.prompt and recordings >= DECODERS:
+                kept.append(source)
+                continue
+            ahead = _LIVE_AHEAD if source.live else _AHEAD
+            channel: Channel[Item] = self._flow.channel(Frame, ahead, self._bell)
+            self._flow.spawn("decode", lambda s=source, c=channel: self._read(s, c), joined=source.prompt)  # type: ignore[misc]
+            self._reading.append((source, channel))
+        self._waiting = kept
+
+    def _next(self, source: Source, channel: Channel[Item]) -> Frame | Gap | Empty | None:
+        """What needs to be handled; None at the end. Failures and frames that have an answer take no turn."""
+        while True:
+            item = channel.get() if source.prompt else channel.poll()
+            if isinstance(item, Failure):
+                self._summary.failures.append(item)
+            elif isinstance(item, Frame) and not source.live and self._done[item.source, item.index] > 0:
+                self._done[item.source, item.index] -= 1
+                self._summary.resumed += 1
+            elif item is Empty.YET and (self._stop.made or source.is_over):
+                source.stop()
+                return None
+            else:
+                return item
+
+    def _read(self, source: Source, channel: Channel[Item]) -> None:
+        """What a source yields, into its channel."""
+        items = iter(source.frames(self._sampling))
+        while not self._stop.made:
+            start = time.perf_counter()
+            item = next(items, None)
+            if isinstance(item, Frame) or source.prompt:  # waiting is no work
+                waited = item.waited if isinstance(item, Frame) else 0.0
+                self._clock.add(DECODE, max(0.0, time.perf_counter() - start - waited))
+            if item is None:
+                break
+            if source.live:
+                gone = channel.put_newest(item, Frame)
+                with self._lock:
+                    self._summary.dropped += gone
+            else:
+                channel.put(item)
+        channel.close()

@@ -1,0 +1,119 @@
+"""Servers on loopback that behave as cameras do: they send, fall silent, hang up, and come back."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import av
+import cv2
+
+from tests.spt_deploy.streaming.support import picture
+
+Send = Callable[[bytes], None]
+Connection = Callable[[Send], None]  # what the server does with one connection, until it hangs up
+
+
+@contextmanager
+def http_server(connections: Sequence[Connection], content_type: str) -> Iterator[str]:
+    """Serve the n-th request with the n-th of ``connections``; further ones are refused. Gives the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for connection in connections:
+                try:
+                    client, _ = listener.accept()
+                except OSError:  # the test is over
+                    return
+                with client:
+                    client.recv(4096)
+                    with suppress(OSError):  # the reader has gone
+                        client.sendall(f"HTTP/1.0 200 OK\r\nContent-Type: {content_type}\r\n\r\n".encode())
+                        connection(client.sendall)
+            listener.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/stream"
+
+
+MJPEG = "multipart/x-mixed-replace; boundary=frame"
+
+
+def jpegs(send: Send, numbers: Sequence[int], interval: float = 0.01) -> None:
+    """Pictures as the parts of a multipart answer, as most cameras send them."""
+    for number in numbers:
+        data = cv2.imencode(".jpg", picture(number))[1].tobytes()
+        send(f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data + b"\r\n")
+        time.sleep(interval)
+
+
+def transport_stream(count: int) -> bytes:
+    """An MPEG transport stream of ``count`` pictures, 25 a second, H.264."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=25, options={"tune": "zerolatency", "g": "5"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="bgr24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@contextmanager
+def rtsp_server(data: bytes, interval: float = 0.01) -> Iterator[str]:
+    """Serve a transport stream over RTSP (RFC 2326), inside the TCP connection, to one client after the other."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client, suppress(OSError):  # the reader has gone
+                    _converse(client, data, interval)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"rtsp://user:secret@127.0.0.1:{listener.getsockname()[1]}/camera"
+
+
+def _converse(client: socket.socket, data: bytes, interval: float) -> None:
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track1\r\n"
+    waiting = b""
+    while True:
+        while b"\r\n\r\n" not in waiting:
+            received = client.recv(4096)
+            if not received:
+                return
+            waiting += received
+        request, _, waiting = waiting.partition(b"\r\n\r\n")
+        lines = request.decode().split("\r\n")
+        method = lines[0].split()[0]
+        sequence = next(line for line in lines if line.lower().startswith("cseq"))
+        extra, body = "", ""
+        if method == "OPTIONS":
+            extra = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
+        elif method == "DESCRIBE":
+            extra, body = f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n", sdp
+        elif method == "SETUP":
+            extra = "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+        client.sendall(f"RTSP/1.0 200 OK\r\n{sequence}\r\n{extra}\r\n{body}".encode())
+        if method == "PLAY":
+            _play(client, data, interval)
+            return
+        if method == "TEARDOWN":
+            return
+
+
+def _play(client: socket.socket, data: bytes, interval: float) -> None:
+    """Seven packets of 188 bytes in each RTP packet (RFC 2250), each behind four bytes that say how long it is."""
+    step = 7 * 188
+    for number, start in enumerate(range(0, len(data), step)):
+        header = b"\x80\x21" + number.to_bytes(2, "big") + (number * 3600).to_bytes(4, "big") + b"\0\0\0\1"
+        packet = header + data[start : start + step]
+        client.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
+        time.sleep(interval)

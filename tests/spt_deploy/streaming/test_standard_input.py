@@ -1,0 +1,66 @@
+"""Frames that another program writes into standard input."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from spt_deploy.streaming.frames import Failure, Frame, Sampling
+from spt_deploy.streaming.network import StandardInput
+from tests.spt_deploy.streaming.servers import transport_stream
+from tests.spt_deploy.streaming.support import picture
+
+
+def indices(data: bytes, raw: tuple[int, int] | None = None, sampling: Sampling | None = None) -> list[object]:
+    items = StandardInput(io.BytesIO(data), raw).frames(sampling or Sampling())
+    return [item.index if isinstance(item, Frame) else item for item in items]
+
+
+def jpeg(number: int) -> bytes:
+    return cv2.imencode(".jpg", picture(number))[1].tobytes()
+
+
+def test_jpegs_one_after_the_other() -> None:
+    frames = list(StandardInput(io.BytesIO(b"".join(map(jpeg, range(7))))).frames(Sampling()))
+    assert [frame.index for frame in frames if isinstance(frame, Frame)] == list(range(7))
+    colours = [int(frame.image[0, 0, 0]) for frame in frames if isinstance(frame, Frame)]
+    assert colours == pytest.approx([16 + 11 * number for number in range(7)], abs=3)
+
+
+def test_bare_frames() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (5, 48, 64, 3), dtype=np.uint8)
+    frames = list(StandardInput(io.BytesIO(images.tobytes()), (48, 64)).frames(Sampling()))
+    for frame, image in zip(frames, images, strict=True):
+        assert isinstance(frame, Frame)
+        np.testing.assert_array_equal(frame.image, image)
+
+
+@pytest.mark.parametrize("kind", ["mpegts", "matroska"])
+def test_any_container_that_can_be_read_from_a_pipe(kind: str) -> None:
+    data = transport_stream(20)
+    if kind == "matroska":
+        file = io.BytesIO()
+        with av.open(io.BytesIO(data)) as source, av.open(file, "w", format="matroska") as container:
+            stream = container.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    container.mux(packet)
+        data = file.getvalue()
+    assert indices(data, sampling=Sampling(start=1, stride=3, max_frames=4)) == [1, 4, 7, 10]
+
+
+@pytest.mark.parametrize("data", [b"", b"no video at all" * 1000], ids=["nothing", "words"])
+def test_what_is_no_video_is_said(data: bytes) -> None:
+    (failure,) = indices(data)
+    assert isinstance(failure, Failure)
+    assert failure.reason.startswith("stdin holds no video that FFmpeg can read")
+
+
+def test_a_stream_that_breaks_keeps_what_came_before() -> None:
+    whole = b"".join(map(jpeg, range(5)))
+    assert indices(whole + jpeg(5)[:300])[:5] == list(range(5))
