@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -100,8 +101,19 @@ class NetworkStream(LiveSource):
 
         if isinstance(error, av.error.ExitError):
             return f"nothing came for {limit:g} s"
+        host = urlsplit(self._url).hostname
+        if host and not _is_known(host):
+            return f"there is no host {host}"
         text = getattr(error, "strerror", None) or str(error)
         return text.replace(self._url, self.name)
+
+
+def _is_known(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 class StandardInput(VideoSource):

@@ -225,7 +225,7 @@ class _Outputs:
         earlier: Earlier,
     ) -> None:
         self._folder = folder
-        self._made = not folder.exists()
+        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
         self.log = PredictionLog(folder, earlier.lines)
         earlier.tidy()
         self._resumes = bool(earlier.lines)
@@ -252,9 +252,9 @@ class _Outputs:
         self.log.drop()
         with suppress(OSError):
             (self._folder / BEGUN).unlink()
-        if self._made:
+        for made in self._made:
             with suppress(OSError):  # not empty: images that were written are whole, and stay
-                self._folder.rmdir()
+                made.rmdir()
 
 
 def fresh_folder(source: str) -> Path:

@@ -115,6 +115,11 @@ def test_nobody_at_the_address_is_told_at_once() -> None:
     assert failure.reason == "http://127.0.0.1:9/stream cannot be read: Connection refused"
 
 
+def test_a_host_that_nobody_knows_is_named() -> None:
+    (failure,) = read(NetworkStream("rtsp://nosuch.invalid/stream", reconnect=60))[2]
+    assert failure.reason == "rtsp://nosuch.invalid/stream cannot be read: there is no host nosuch.invalid"
+
+
 def test_rtsp_with_a_password_that_nobody_gets_to_see() -> None:
     with rtsp_server(transport_stream(20), interval=0.001) as url:
         source = NetworkStream(url, reconnect=5)

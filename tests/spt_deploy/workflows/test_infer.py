@@ -406,3 +406,10 @@ def test_a_source_that_is_named_twice_is_resumed_twice(inside: Path) -> None:
     infer(["v.mp4", "v.mp4"], Stopping(), out="out", batch=3, video=False)
     infer(["v.mp4", "v.mp4"], ColourRunner(), out="out", video=False, resume=True)
     assert sorted(line["frame"] for line in lines_of(inside / "out")) == sorted([*range(20), *range(20)])
+
+
+def test_a_run_that_reads_nothing_leaves_no_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(SourceError):
+        infer([tmp_path / "a.png"], ColourRunner(), out=tmp_path / "new/runs/a")
+    assert not (tmp_path / "new").exists()
