@@ -21,21 +21,27 @@ class Timing:
     Attributes:
         name: of the contender.
         median_ms: of one run, in milliseconds.
+        quartiles_ms: lower and upper quartile, likewise.
         p95_ms: 95th percentile, likewise.
         min_ms: fastest run, likewise.
         images_per_second: at the median.
         speedup: how many times faster than the first contender: median over rounds of its time over ours.
         speedup_range: lower and upper quartile of the same.
+        peer: the contender that this one is also held against, the first of its runtime for example; may be itself.
+        peer_speedup: how many times faster than that, as ``speedup``.
         rounds: runs that were timed.
     """
 
     name: str
     median_ms: float
+    quartiles_ms: tuple[float, float]
     p95_ms: float
     min_ms: float
     images_per_second: float
     speedup: float
     speedup_range: tuple[float, float]
+    peer: str
+    peer_speedup: float
     rounds: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,6 +55,7 @@ def take_turns(
     images: int,
     rounds: int,
     warmup: int = 2,
+    peers: Mapping[str, str] | None = None,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> list[Timing]:
     """Time contenders in turn.
@@ -58,6 +65,7 @@ def take_turns(
         images: a run.
         rounds: timed, each of which runs every contender once.
         warmup: rounds before that, not timed.
+        peers: by name, which other contender one is also held against; the first where it is not said.
         on_round: hears how many rounds are done.
 
     Raises:
@@ -75,21 +83,30 @@ def take_turns(
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - start)
         on_round(max(0, number + 1 - warmup))
-    first = seconds[next(iter(seconds))]
-    return [_summary(name, times, first, images) for name, times in seconds.items()]
+    first = next(iter(seconds))
+    of = peers or {}
+    return [_summary(name, seconds, first, of.get(name, first), images) for name in seconds]
 
 
-def _summary(name: str, times: list[float], first: list[float], images: int) -> Timing:
+def _summary(name: str, seconds: Mapping[str, list[float]], first: str, peer: str, images: int) -> Timing:
+    times = seconds[name]
     median = statistics.median(times)
-    ratios = [a / b for a, b in zip(first, times, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    below, _, above = statistics.quantiles(times, n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(_ratios(seconds[first], times), n=4, method="inclusive")
     return Timing(
         name=name,
         median_ms=1e3 * median,
+        quartiles_ms=(1e3 * below, 1e3 * above),
         p95_ms=1e3 * statistics.quantiles(times, n=20, method="inclusive")[-1],
         min_ms=1e3 * min(times),
         images_per_second=images / median,
         speedup=middle,
         speedup_range=(low, high),
+        peer=peer,
+        peer_speedup=statistics.median(_ratios(seconds[peer], times)),
         rounds=len(times),
     )
+
+
+def _ratios(others: list[float], times: list[float]) -> list[float]:
+    return [a / b for a, b in zip(others, times, strict=True)]

@@ -74,13 +74,18 @@ class _OnnxProbe(Probe):
         """All outputs by name."""
 
     def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
-        feeds: Arrays = {"images": images}
-        for i, port in enumerate(self._ports):
-            free = np.full((images.shape[0], port.tokens), FREE, dtype=np.float32)
-            feeds[port.forced] = free if forced is None else np.where(forced[i], KEEP, DROP).astype(np.float32)
-        outputs = self._run(feeds)
+        outputs = self._run(feeds_of(images, self._ports, forced))
         scores = tuple(np.asarray(outputs.pop(port.score), dtype=np.float32) for port in self._ports)
         return Probed(outputs, scores)
+
+
+def feeds_of(images: npt.NDArray[np.float32], ports: Sequence[BlockPorts], forced: Masks | None) -> Arrays:
+    """What an instrumented ONNX model takes; arguments as for ``Probe.run``."""
+    feeds: Arrays = {"images": images}
+    for i, port in enumerate(ports):
+        free = np.full((images.shape[0], port.tokens), FREE, dtype=np.float32)
+        feeds[port.forced] = free if forced is None else np.where(forced[i], KEEP, DROP).astype(np.float32)
+    return feeds
 
 
 class _OnnxRuntimeProbe(_OnnxProbe):

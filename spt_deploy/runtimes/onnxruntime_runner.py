@@ -39,13 +39,16 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def open_session(model: Path | bytes, device: str, spins: bool = True) -> ort.InferenceSession:
+def open_session(
+    model: Path | bytes, device: str, spins: bool = True, profile: Path | None = None
+) -> ort.InferenceSession:
     """A session on exactly the device named.
 
     Args:
         model: a file, or its bytes.
         device: ``cpu`` or ``cuda``.
         spins: whether threads that wait for each other keep their cores busy: faster alone, slower beside other work.
+        profile: how the file begins that ``end_profiling`` writes; None measures nothing.
 
     Raises:
         ArtefactError: when ONNX Runtime cannot load the model.
@@ -53,6 +56,8 @@ def open_session(model: Path | bytes, device: str, spins: bool = True) -> ort.In
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not spins:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = _PROVIDERS[device]

@@ -20,10 +20,15 @@ from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
 
 
-def compile_model(proto: onnx.ModelProto, where: str) -> Any:
-    """Compile for the CPU in float32; ``where`` names the file in errors.
+def compile_model(proto: onnx.ModelProto, where: str, profiled: bool = False) -> Any:
+    """Compile for the CPU in float32.
 
     OpenVINO computes in bfloat16 by default where the processor can, so float32 must be asked for.
+
+    Args:
+        proto: with its functions.
+        where: names the file in errors.
+        profiled: whether requests say how long each node took.
 
     Raises:
         ArtefactError: when OpenVINO cannot read or compile the model.
@@ -31,7 +36,8 @@ def compile_model(proto: onnx.ModelProto, where: str) -> Any:
     core = openvino.Core()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
-        return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": "YES" if profiled else "NO"}
+        return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
 

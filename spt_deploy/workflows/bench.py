@@ -7,22 +7,24 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from spt_deploy.bench import Timing, take_turns
-from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.parity.checks import label_of
-from spt_deploy.parity.probe import open_probe
+from spt_deploy.parity.probe import Masks, Probe, open_probe
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, is_installed
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
-from spt_deploy.workflows.bench_work import forced_mask, gmacs, one_size
+from spt_deploy.workflows.bench_memory import peak_memory
+from spt_deploy.workflows.bench_profile import OperatorTime, profile
+from spt_deploy.workflows.bench_work import Inputs, folder_inputs, forced_mask, gmacs, one_size, random_inputs
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,16 @@ class BenchRow:
         batch: images a run.
         select_ratio: mean share of tokens kept in the SPA blocks; None of a model without them.
         gmacs: multiply-accumulates of one image at that share, in 10^9; what it must do, not what it was seen to do.
+        memory_mib: see `peak_memory`; None where it was not measured.
+        profile: see `bench_profile.profile`; empty where it was not asked for.
     """
 
     timing: Timing
     batch: int
     select_ratio: float | None
     gmacs: float
+    memory_mib: float | None = None
+    profile: tuple[OperatorTime, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -47,6 +53,8 @@ class BenchRow:
             "batch": self.batch,
             "select_ratio": self.select_ratio,
             "gmacs": self.gmacs,
+            "memory_mib": self.memory_mib,
+            "profile": [part.to_dict() for part in self.profile],
         }
 
 
@@ -69,11 +77,14 @@ def bench(
     device: str = "auto",
     batches: Sequence[int] = (1, 8),
     ratios: Sequence[float] = (),
+    data: Path | None = None,
     rounds: int = 20,
+    memory: bool = False,
+    profiled: bool = False,
     training: bool = False,
     status: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
-    """Time artefacts on random images, contenders taking turns.
+    """Time artefacts on random images, or on those of a folder, contenders taking turns.
 
     Args:
         artefacts: checkpoints, ONNX files and engines, of any models; none takes the newest artefact.
@@ -82,12 +93,16 @@ def bench(
         batches: images a run; each is a comparison of its own.
         ratios: shares of kept tokens in (0, 1] to force on models with SPA blocks; empty leaves them their own
             selection, which on random images says little about real ones.
+        data: folder of images to run instead of noise; each round runs its next batch.
         rounds: timed, of each batch size.
+        memory: also measure how much memory each artefact needs, in processes of their own.
+        profiled: also measure how long each operator takes, of ONNX files.
         training: time a step of training instead (forward, backward, update), of checkpoints in PyTorch.
         status: hears what is being done.
 
     Raises:
-        InputError: when no artefact is named or found, or the artefacts take images of different sizes.
+        InputError: when no artefact is named or found, the artefacts take images of different sizes, or ``data``
+            cannot be used.
         UsageError: when an argument is out of range.
         RuntimeMissingError: when no runtime that takes an artefact is installed.
     """
@@ -104,6 +119,8 @@ def bench(
         found = find_artefact(None, ("checkpoint",) if training else runnable_kinds())
         status(found.why)
         paths = [found.path]
+    if training and (data or memory or profiled):
+        raise UsageError("a step of training is timed on random images, without memory and profile")
     rows: list[BenchRow] = []
     with ExitStack() as stack:
         runners = [] if training else [stack.enter_context(r) for p in paths for r in _runners(p, runtimes, device)]
@@ -111,44 +128,104 @@ def bench(
             if training:
                 from spt_deploy.workflows.bench_training import training_contenders
 
-                contenders, about = training_contenders(paths, batch, ratios, device)
+                runs, about = training_contenders(paths, batch, ratios, device)
+                contenders = [Contender(name, "", run, *about[name]) for name, run in runs.items()]
+                inputs = None
             else:
-                size = one_size([runner.facts.preprocessing.size for runner in runners])
-                images = np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
-                contenders, about = _contenders(runners, images, ratios)
+                inputs = _inputs(runners, batch, data)
+                contenders = _contenders(runners, inputs, ratios)
             status(f"batch {batch}: {len(contenders)} contenders, {rounds} rounds")
-            for timing in take_turns(contenders, images=batch, rounds=rounds):
-                rows.append(BenchRow(timing, batch, *about[timing.name]))
+            timings = take_turns(
+                {contender.name: contender.run for contender in contenders},
+                images=batch,
+                rounds=rounds,
+                peers=_peers(contenders),
+                on_round=lambda done, inputs=inputs: inputs.next_round() if inputs else None,  # type: ignore[misc]
+            )
+            for contender, timing in zip(contenders, timings, strict=True):
+                row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
+                if memory and contender.runner:
+                    status(f"memory of {contender.name}")
+                    row = replace(row, memory_mib=_memory(contender.runner, batch))
+                if profiled and contender.runner and inputs:
+                    status(f"profile of {contender.name}")
+                    row = replace(row, profile=tuple(profile(contender.runner, inputs.now, contender.masks)))
+                rows.append(row)
     return BenchReport(tuple(rows), _machine())
 
 
-def _contenders(
-    runners: Sequence[Runner], images: npt.NDArray[np.float32], ratios: Sequence[float]
-) -> tuple[dict[str, Callable[[], object]], dict[str, tuple[float | None, float]]]:
-    """Runs by name, and the select ratio and GMACs of an image of each."""
-    runs: dict[str, Callable[[], object]] = {}
-    about: dict[str, tuple[float | None, float]] = {}
+@dataclass(frozen=True)
+class Contender:
+    """What takes its turn.
+
+    Attributes:
+        name: of it.
+        group: contenders of one group are held against the first of it.
+        run: one run.
+        select_ratio: see ``BenchRow``; so ``gmacs``.
+        gmacs: see ``select_ratio``.
+        runner: of the artefact; None of a training step.
+        masks: that are forced on it; None leaves it its own selection.
+    """
+
+    name: str
+    group: str
+    run: Callable[[], object]
+    select_ratio: float | None
+    gmacs: float
+    runner: Runner | None = None
+    masks: Masks | None = None
+
+
+def _peers(contenders: Sequence[Contender]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    return {each.name: first.setdefault(each.group, each.name) for each in contenders}
+
+
+def _inputs(runners: Sequence[Runner], batch: int, data: Path | None) -> Inputs:
+    size = one_size([runner.facts.preprocessing.size for runner in runners])
+    if data is None:
+        return random_inputs(batch, size)
+    if len({runner.facts.preprocessing for runner in runners}) > 1:
+        raise InputError("the artefacts prepare images differently, so that --data cannot give all of them the same")
+    return folder_inputs(data, runners[0].facts.preprocessing, batch)
+
+
+def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[float]) -> list[Contender]:
+    found: list[Contender] = []
     for runner in runners:
         config, size = runner.facts.model, runner.facts.preprocessing.size
+        label, group = label_of(runner), runner.name
+        if any(each.name.startswith(label) and each.runner is not runner for each in found):
+            label = label.replace(runner.path.name, str(runner.path), 1)
+
+        def run(runner: Runner = runner) -> object:
+            return runner.infer(inputs.now)
+
         if not config.backbone.spa_blocks:
-            name = label_of(runner)
-            runs[name] = lambda runner=runner: runner.infer(images)  # type: ignore[misc]
-            about[name] = (None, gmacs(config, size, ()))
+            found.append(Contender(label, group, run, None, gmacs(config, size, ()), runner))
         elif not ratios:
-            name = f"{label_of(runner)}, its own selection"
-            runs[name] = lambda runner=runner: runner.infer(images)  # type: ignore[misc]
-            kept = [float(k) for k in runner.infer(images)["select_ratio"].mean(0)]
-            about[name] = (float(np.mean(kept)), gmacs(config, size, kept))
+            kept = np.mean([runner.infer(images)["select_ratio"].mean(0) for images in inputs.batches], axis=0)
+            work = gmacs(config, size, [float(share) for share in kept])
+            found.append(Contender(f"{label}, its own selection", group, run, float(kept.mean()), work, runner))
         else:
             probe = open_probe(runner)
-            tokens = [score.shape[1] for score in probe.run(images).scores]
+            batch = len(inputs.now)
+            tokens = [score.shape[1] for score in probe.run(inputs.now).scores]
             for ratio in ratios:
-                masks = [forced_mask(len(images), count, ratio) for count in tokens]
-                name = f"{label_of(runner)}, {ratio:.0%} kept"
-                runs[name] = lambda probe=probe, masks=masks: probe.run(images, masks)  # type: ignore[misc]
+                masks = [forced_mask(batch, count, ratio) for count in tokens]
                 exact = [float(mask.mean()) for mask in masks]
-                about[name] = (float(np.mean(exact)), gmacs(config, size, exact))
-    return runs, about
+
+                def forced(probe: Probe = probe, masks: Masks = masks) -> object:
+                    return probe.run(inputs.now, masks)
+
+                name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
+                found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))
+    return found
+
+
+def _memory(runner: Runner, batch: int) -> float:
+    return peak_memory(runner.path, runner.runtime, runner.device, batch)
 
 
 def _runners(path: Path, runtimes: Sequence[str], device: str) -> list[Runner]:
@@ -171,7 +248,8 @@ def _machine() -> dict[str, str]:
     for module in ("torch", "onnxruntime", "openvino"):
         if importlib.util.find_spec(module) is not None:
             versions[module] = str(importlib.import_module(module).__version__).split("-")[0]
-    return {"processor": _processor(), "cores": str(os.cpu_count())} | versions
+    date = datetime.now(timezone.utc).date().isoformat()
+    return {"processor": _processor(), "cores": str(os.cpu_count()), "date": date} | versions
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,49 @@ import numpy.typing as npt
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import InputError
 from spt_deploy.model.complexity import complexity, kept_tokens
+from spt_deploy.parity.inputs import folder_cases
+from spt_deploy.preprocess import Preprocessing
+
+_MOST_IMAGES = 64  # of a folder: enough for a mean select ratio, and they stay in memory
+
+
+class Inputs:
+    """Batches of images, of which all contenders of one round get the same.
+
+    Args:
+        batches: each B x 3 x H x W float32.
+    """
+
+    def __init__(self, batches: Sequence[npt.NDArray[np.float32]]) -> None:
+        self.batches = batches
+        self._place = 0
+
+    @property
+    def now(self) -> npt.NDArray[np.float32]:
+        """The batch of this round."""
+        return self.batches[self._place]
+
+    def next_round(self) -> None:
+        """Go on to the next batch, after the last to the first."""
+        self._place = (self._place + 1) % len(self.batches)
+
+
+def random_inputs(batch: int, size: tuple[int, int]) -> Inputs:
+    """One batch of noise, the same every time."""
+    return Inputs([np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)])
+
+
+def folder_inputs(folder: Path, preprocessing: Preprocessing, batch: int) -> Inputs:
+    """Full batches of the images of a folder, evenly chosen where there are many.
+
+    Raises:
+        InputError: when there is no such folder, one of its images cannot be read, or they do not fill a batch.
+    """
+    cases = folder_cases(folder, preprocessing, max(_MOST_IMAGES, batch), batch)
+    batches = [case.images for case in cases if len(case.images) == batch]
+    if not batches:
+        raise InputError(f"{folder} holds fewer than {batch} images; give a --batch that it can fill")
+    return Inputs(batches)
 
 
 def forced_mask(batch: int, tokens: int, ratio: float) -> npt.NDArray[np.bool_]:

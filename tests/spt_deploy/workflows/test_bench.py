@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,8 +17,13 @@ from spt_deploy.config import Task
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.workflows.bench import bench
+from spt_deploy.workflows.bench_compare import ComparedRow, compare
 from spt_deploy.workflows.bench_training import training_step
+from spt_deploy.workflows.bench_work import folder_inputs
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import make_model
 
@@ -32,8 +40,8 @@ def test_ratios_are_forced_on_models_with_spa_blocks_and_swin_stands_beside_them
     report = bench([swin.onnx, made.onnx], runtimes=["onnxruntime"], batches=[2], ratios=[1, 0.25], rounds=2)
     assert [(row.timing.name, row.select_ratio) for row in report.rows] == [
         ("model.onnx (onnxruntime cpu fp32)", None),
-        ("model.onnx (onnxruntime cpu fp32), 100% kept", 1.0),
-        ("model.onnx (onnxruntime cpu fp32), 25% kept", 0.25),
+        (f"{made.onnx} (onnxruntime cpu fp32), 100% kept", 1.0),
+        (f"{made.onnx} (onnxruntime cpu fp32), 25% kept", 0.25),
     ]
     assert report.rows[2].gmacs < report.rows[1].gmacs
     assert report.rows[0].timing.speedup == 1
@@ -94,3 +102,76 @@ def test_a_step_of_training_changes_the_weights_and_drops_what_was_not_kept(tmp_
     assert losses[-1] < losses[0]
     nothing = step.run([torch.zeros(2, count, dtype=torch.bool) for count in step.tokens()])
     assert nothing != pytest.approx(losses[-1])
+
+
+def test_images_of_a_folder_are_run_batch_by_batch_and_their_selection_is_told(made: Exported, tmp_path: Path) -> None:
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
+    report = bench([made.onnx], batches=[2], data=tmp_path, rounds=2)
+    inputs = folder_inputs(tmp_path, read_facts(made.onnx).preprocessing, 2)
+    assert [len(batch) for batch in inputs.batches] == [2, 2]  # the fifth fills no batch
+    with open_runner(made.onnx, "onnxruntime") as runner:
+        kept = np.mean([runner.infer(batch)["select_ratio"].mean() for batch in inputs.batches])
+    assert report.rows[0].select_ratio == pytest.approx(kept)
+    with pytest.raises(InputError, match="fewer than 6 images"):
+        bench([made.onnx], batches=[6], data=tmp_path, rounds=2)
+
+
+def test_memory_and_operators_on_demand(made: Exported) -> None:
+    report = bench([made.onnx], batches=[1], ratios=[0.5], rounds=2, memory=True, profiled=True)
+    for row in report.rows:
+        assert row.memory_mib is not None
+        assert row.memory_mib > 10
+        assert sum(part.share for part in row.profile) == pytest.approx(1)
+        assert [part.ms for part in row.profile] == sorted((part.ms for part in row.profile), reverse=True)
+    names = {part.operator for part in report.rows[0].profile}
+    assert {"NonZero", "Softmax"} <= names
+
+
+def test_each_runtime_has_its_own_first(made: Exported, tmp_path: Path) -> None:
+    swin = make_exported(tmp_path, (64, 64), name="swin_micro")
+    report = bench([swin.onnx, made.onnx], batches=[1], rounds=2)
+    first = {row.timing.name: row.timing.peer for row in report.rows}
+    runtimes = ["onnxruntime", "openvino"] if is_installed("openvino") else ["onnxruntime"]
+    assert len(first) == 2 * len(runtimes)  # two files of one name are told apart
+    for name, peer in first.items():
+        assert next(runtime in peer for runtime in runtimes if runtime in name)
+        assert str(made.onnx) in name or name == peer
+
+
+def test_two_runs_side_by_side(made: Exported, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "1,2", "--rounds", "2", "--json"])
+    before = json.loads(result.stdout)
+    after = json.loads(result.stdout)
+    after["machine"]["torch"] = "3.0"
+    for row, factor in zip(after["rows"], (0.25, 1.0), strict=True):
+        row["median_ms"] *= factor
+        row["quartiles_ms"] = [value * factor for value in row["quartiles_ms"]]
+    after["rows"].append(after["rows"][0] | {"batch": 64})
+    paths = tmp_path / "before.json", tmp_path / "after.json"
+    for path, document in zip(paths, (before, after), strict=True):
+        path.write_text(json.dumps(document), encoding="utf-8")
+    found = compare(*paths)
+    assert [row.speedup for row in found.rows] == pytest.approx([4, 1])
+    assert found.rows[1].verdict == "same"
+    assert found.rows[1].speedup_range[0] <= 1 <= found.rows[1].speedup_range[1]
+    assert found.differences == (f"torch was {before['machine']['torch']} and is 3.0",)
+    assert found.only_after == (f"{before['rows'][0]['name']}, batch 64",)
+    shown = CliRunner().invoke(main, ["bench", "compare", *map(str, paths)])
+    assert shown.exit_code == 0
+    assert "4.00" in shown.stdout
+    assert "torch was" in shown.stderr
+
+
+def test_a_change_beyond_both_spreads_is_a_change() -> None:
+    row = ComparedRow("a", 1, 10.0, 8.0, 1.25, (1.1, 1.4))
+    assert row.verdict == "faster"
+    assert replace(row, speedup=0.8, speedup_range=(0.7, 0.9)).verdict == "slower"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}], "machine": {}}'])
+def test_what_is_no_benchmark_is_said(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="is no benchmark"):
+        compare(tmp_path / "a.json", tmp_path / "a.json")

@@ -1,0 +1,115 @@
+"""Two benchmarks side by side: what became faster, what slower, and what is within the spread of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spt_deploy.errors import InputError
+
+_WHAT_MATTERS = ("processor", "cores")  # of a machine; versions are what one may want to compare
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One contender in both.
+
+    Attributes:
+        name: of the contender.
+        batch: images a run.
+        before_ms: median of the earlier benchmark, in milliseconds; ``after_ms`` of the later.
+        after_ms: see ``before_ms``.
+        speedup: how many times faster the later one is, median by median.
+        speedup_range: the same with the quartiles that are worst and best for it. Where 1 lies inside, nothing is
+            shown to have changed.
+    """
+
+    name: str
+    batch: int
+    before_ms: float
+    after_ms: float
+    speedup: float
+    speedup_range: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """``faster``, ``slower`` or ``same``: within the spread."""
+        low, high = self.speedup_range
+        return "faster" if low > 1 else "slower" if high < 1 else "same"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two benchmarks have in common, and what not.
+
+    Attributes:
+        rows: contenders of both, at the same batch size.
+        only_before: contenders of the earlier one alone; ``only_after`` of the later.
+        only_after: see ``only_before``.
+        differences: of the machines and versions, a sentence each.
+    """
+
+    rows: tuple[ComparedRow, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+    differences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        rows = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
+        return asdict(self) | {"rows": rows}
+
+
+def compare(before: Path, after: Path) -> Comparison:
+    """Set the document that ``bench --json`` printed into one file beside that in another.
+
+    Raises:
+        InputError: when a file is not there or holds no such document, or both have no contender in common.
+    """
+    earlier, later = _document(before), _document(after)
+    old = {(row["name"], row["batch"]): row for row in earlier["rows"]}
+    new = {(row["name"], row["batch"]): row for row in later["rows"]}
+    rows = [_row(old[key], new[key]) for key in old if key in new]
+    if not rows:
+        raise InputError(f"{before} and {after} have no contender in common; bench the same artefacts for both")
+    machines = earlier["machine"], later["machine"]
+    differences = [
+        f"{name} was {machines[0].get(name, 'not there')} and is {machines[1].get(name, 'not there')}"
+        for name in dict.fromkeys((*_WHAT_MATTERS, *machines[0], *machines[1]))
+        if machines[0].get(name) != machines[1].get(name) and name != "date"
+    ]
+    return Comparison(
+        tuple(rows),
+        tuple(f"{name}, batch {batch}" for name, batch in old if (name, batch) not in new),
+        tuple(f"{name}, batch {batch}" for name, batch in new if (name, batch) not in old),
+        tuple(differences),
+    )
+
+
+def _row(old: dict[str, Any], new: dict[str, Any]) -> ComparedRow:
+    return ComparedRow(
+        name=old["name"],
+        batch=old["batch"],
+        before_ms=old["median_ms"],
+        after_ms=new["median_ms"],
+        speedup=old["median_ms"] / new["median_ms"],
+        speedup_range=(
+            old["quartiles_ms"][0] / new["quartiles_ms"][1],
+            old["quartiles_ms"][1] / new["quartiles_ms"][0],
+        ),
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for row in document["rows"]:
+            row["name"], row["batch"], float(row["median_ms"]), [float(value) for value in row["quartiles_ms"]]
+        dict(document["machine"])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no benchmark; make one: spt-deploy bench ... --json > {path.name}") from error
+    return document  # type: ignore[no-any-return]

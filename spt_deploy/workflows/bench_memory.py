@@ -1,0 +1,50 @@
+"""How much memory a process needs that does nothing but run one artefact: measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from spt_deploy.errors import RuntimeMissingError
+
+_RUNS = 3
+
+
+def peak_memory(path: Path, runtime: str, device: str, batch: int) -> float:
+    """Most memory that a process takes to open the artefact and run it on random images, in MiB.
+
+    Python and the runtime are in it, as they are in every process that uses them.
+
+    Raises:
+        RuntimeMissingError: when the process fails, or this system does not say how much memory one took.
+    """
+    command = [sys.executable, "-m", __name__, str(path), runtime, device, str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeMissingError(f"the memory of {path.name} in {runtime} cannot be measured: {last}")
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """What the other process does: the arguments are those of ``peak_memory``; prints MiB."""
+    import resource
+
+    import numpy as np
+
+    from spt_deploy.runtimes import open_runner
+
+    path, runtime, device, batch = sys.argv[1:]
+    with open_runner(Path(path), runtime, device) as runner:
+        size = runner.facts.preprocessing.size
+        images = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
+        for _ in range(_RUNS):
+            runner.infer(images)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20))
+
+
+if __name__ == "__main__":
+    main()
