@@ -110,8 +110,9 @@ class PatchEmbed(nn.Module):
         height, width = images.shape[2:]
         if height % PATCH or width % PATCH:
             images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
-        out: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))
-        return out
+        patches = self.proj(images)
+        out: Tensor = self.norm(patches.flatten(2).transpose(1, 2))  # three dimensions, as in SwinBlock
+        return out.view(images.shape[0], *patches.shape[2:], -1)
 
 
 class PatchMerging(nn.Module):
@@ -129,8 +130,8 @@ class PatchMerging(nn.Module):
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         # Channel order (row, column) = (0,0), (1,0), (0,1), (1,1): column-major over the 2 x 2 neighbours.
         x = x.view(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
-        out: Tensor = self.reduction(self.norm(x.flatten(3)))
-        return out
+        out: Tensor = self.reduction(self.norm(x.reshape(batch, -1, 4 * channels)))
+        return out.view(*x.shape[:3], -1)
 
 
 class Stage(nn.Module):

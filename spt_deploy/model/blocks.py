@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spt_deploy.config import BackboneConfig
 from spt_deploy.model import operators
-from spt_deploy.model.order import effective_shift, relative_position_index, shift_mask, window_order
+from spt_deploy.model.order import effective_shift, relative_position_index, shift_mask, window_order, window_place
 
 
 class DropPath(nn.Module):
@@ -66,31 +66,29 @@ class AttentionWeights(nn.Module):
 class WindowAttention(AttentionWeights):
     """W-MSA and SW-MSA: attention inside each M x M window of a cyclically shifted map."""
 
-    def forward(self, x: Tensor, shift: int) -> Tensor:
-        """``x`` B x H x W x C, normalised, of any size: padded to whole windows first, then rolled."""
-        batch, height, width, channels = x.shape
+    def forward(self, x: Tensor, height: int, width: int, shift: int) -> Tensor:
+        """``x`` B x N x C, normalised, of a map of any height and width: padded to whole windows first, then rolled."""
+        batch, _, channels = x.shape
         window, heads = self.window, self.heads
         pad_bottom, pad_right = -height % window, -width % window
         if pad_bottom or pad_right:
-            x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-        rows, columns = (height + pad_bottom) // window, (width + pad_right) // window
+            x = F.pad(x.view(batch, height, width, channels), (0, 0, 0, pad_right, 0, pad_bottom)).flatten(1, 2)
+        padded = height + pad_bottom, width + pad_right
+        windows = padded[0] * padded[1] // window**2
+        x = x.index_select(1, window_order(*padded, window, shift, x.device))
+        qkv = self.qkv(x).view(batch, windows, window**2, 3, heads, -1).permute(3, 0, 1, 4, 2, 5)
+        bias = self.relative_position_bias_table.t()[:, relative_position_index(window, x.device)]  # heads x L x L
+        # Matrices of four dimensions, not five, are what runtimes fuse: windows count as images, or, where each has a
+        # mask of its own, as heads.
         if shift:
-            x = torch.roll(x, (-shift, -shift), (1, 2))
-        x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
-        qkv = self.qkv(x.reshape(batch, rows * columns, window * window, channels))
-        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)  # B x windows x heads x L x d
-        index = relative_position_index(window, x.device)
-        bias = self.relative_position_bias_table.t()[:, index]  # heads x L x L
-        if shift:
-            mask = shift_mask(rows * window, columns * window, window, shift, x.device)
-            bias = bias + mask[:, None]  # windows x heads x L x L
+            bias = (bias + shift_mask(*padded, window, shift, x.device)[:, None]).flatten(0, 1)
+            q, k, v = qkv.flatten(2, 3).unbind(0)
+        else:
+            q, k, v = qkv.flatten(1, 2).unbind(0)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
-        x = (scores.softmax(-1).to(v.dtype) @ v).transpose(2, 3).flatten(3)
-        x = self.proj(x).view(batch, rows, columns, window, window, channels).transpose(2, 3)
-        x = x.reshape(batch, rows * window, columns * window, channels)
-        if shift:
-            x = torch.roll(x, (shift, shift), (1, 2))
-        return x[:, :height, :width]
+        x = (scores.softmax(-1).to(v.dtype) @ v).view(batch, windows, heads, window**2, -1).transpose(2, 3)
+        attended: Tensor = self.proj(x.reshape(batch, windows * window**2, channels))
+        return attended.index_select(1, window_place(height, width, window, shift, x.device))
 
 
 class SwinBlock(nn.Module):
@@ -108,10 +106,12 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` B x H x W x C; the same shape out."""
-        shift = effective_shift(x.shape[1], x.shape[2], self.attn.window, self.shift)
-        x = x + self.drop_path(self.attn(self.norm1(x), shift))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return out
+        batch, height, width, channels = x.shape
+        shift = effective_shift(height, width, self.attn.window, self.shift)
+        tokens = x.view(batch, height * width, channels)  # LayerNorm of three dimensions: OpenVINO fuses no other
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), height, width, shift))
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return tokens.view(batch, height, width, channels)
 
 
 def gate_layer(width: int, bias: float) -> nn.Linear:

@@ -49,7 +49,7 @@ class LabelHead(nn.Module):
         Returns:
             ``logits`` B x classes.
         """
-        x = self.norm(tokens[3]).flatten(1, 2)
+        x = self.norm(tokens[3].flatten(1, 2))
         if weights is None:
             return {"logits": self.fc(x.mean(1))}
         weights = weights.flatten(1)
@@ -152,7 +152,9 @@ class DetectHead(nn.Module):
         """Levels at strides 8, 16 and 32, each B x width x h x w."""
         inner: list[Tensor] = []
         for norm, lateral, stage in zip(self.norms, self.lateral, DETECT_STAGES, strict=True):
-            inner.append(lateral(norm(tokens[stage - 1])).permute(0, 3, 1, 2))
+            level = tokens[stage - 1]
+            wide = lateral(norm(level.flatten(1, 2)))
+            inner.append(wide.view(*level.shape[:3], -1).permute(0, 3, 1, 2))
         for i in range(len(inner) - 2, -1, -1):
             inner[i] = inner[i] + F.interpolate(inner[i + 1], size=inner[i].shape[2:], mode="nearest")
         return [conv(level) for conv, level in zip(self.smooth, inner, strict=True)]

@@ -32,6 +32,13 @@ def _window_order(height: int, width: int, window: int, shift: int) -> npt.NDArr
     return np.lexsort((rolled_x % window, rolled_y % window, rolled_x // window, rolled_y // window)).astype(np.int64)
 
 
+@lru_cache(maxsize=256)
+def _window_place(height: int, width: int, window: int, shift: int) -> npt.NDArray[np.int64]:
+    padded = height + -height % window, width + -width % window
+    place = np.argsort(_window_order(*padded, window, shift)).reshape(padded)
+    return place[:height, :width].reshape(-1)
+
+
 @lru_cache(maxsize=64)
 def _relative_position_index(window: int) -> npt.NDArray[np.int64]:
     y, x = np.divmod(np.arange(window * window), window)
@@ -72,6 +79,11 @@ def window_order(height: int, width: int, window: int, shift: int, device: torch
         N int64, a permutation of ``row * width + column``.
     """
     return _kept(_window_order, device, height, width, window, shift)
+
+
+def window_place(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Where each token of a map comes in the ``window_order`` of that map padded to whole windows: N int64."""
+    return _kept(_window_place, device, height, width, window, shift)
 
 
 def relative_position_index(window: int, device: torch.device) -> Tensor:

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spt_deploy.model.order import effective_shift, relative_position_index, shift_mask, window_order
+from spt_deploy.model.order import (
+    effective_shift,
+    relative_position_index,
+    shift_mask,
+    window_order,
+    window_place,
+)
 from tests.spt_deploy.model.brute_force import token_order
 
 CPU = torch.device("cpu")
@@ -56,3 +62,16 @@ def test_shift_mask_separates_tokens_that_were_no_neighbours_before_the_roll() -
 )
 def test_blocks_do_not_shift_where_one_window_spans_the_shorter_side(height: int, width: int, shift: int) -> None:
     assert effective_shift(height, width, 7, 3) == shift
+
+
+@pytest.mark.parametrize(("height", "width", "shift"), [(14, 14, 0), (14, 14, 3), (9, 20, 0), (9, 20, 3), (8, 8, 3)])
+def test_window_place_takes_each_token_back_to_where_it_was(height: int, width: int, shift: int) -> None:
+    window = 7
+    padded = height + -height % window, width + -width % window
+    numbers = torch.arange(padded[0] * padded[1])
+    in_windows = numbers[window_order(*padded, window, shift, CPU)]
+    back = in_windows[window_place(height, width, window, shift, CPU)]
+    assert back.equal(numbers.view(padded)[:height, :width].reshape(-1))
+    rolled = torch.roll(numbers.view(padded), (-shift, -shift), (0, 1))
+    by_window = rolled.view(padded[0] // window, window, padded[1] // window, window).transpose(1, 2)
+    assert in_windows.equal(by_window.reshape(-1))
