@@ -12,6 +12,7 @@ from spt_deploy.errors import SourceError
 
 # What OpenCV's wheels decode everywhere. A GIF is not among them: its frames have times, it is read as a video.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_FLOAT_MAPS = (b"PF", b"Pf")  # OpenCV casts their values, mostly of 0 to 1, to whole numbers: black, and grey as H x W
 
 
 def is_image_name(path: Path) -> bool:
@@ -49,10 +50,16 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     import cv2
 
+    if path.exists() and not path.is_file():  # a pipe without a writer would be waited for without end
+        raise SourceError(f"{path} is no regular file; expected an image")
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise SourceError(f"{path} is larger than the memory that is free; expected an image") from error
+    if data[:2].tobytes() in _FLOAT_MAPS:
+        raise SourceError(f"{path} is a float map (PFM), whose values have no fixed white; convert it to PNG")
     if not data.size:
         raise SourceError(f"{path} is empty; expected an image")
     try:

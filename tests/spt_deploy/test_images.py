@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
 from pathlib import Path
 from typing import Any
@@ -90,3 +92,31 @@ def test_what_is_no_image_is_said_to_be_none(content: bytes, sentence: str, tmp_
         read_image(path)
     with pytest.raises(SourceError, match="cannot be read: No such file"):
         read_image(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize("image", [NOISE / np.float32(255), NOISE[:, :, 0] / np.float32(255)], ids=["colour", "grey"])
+def test_a_float_map_is_refused_for_it_would_come_out_black(image: npt.NDArray[Any], tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(".pfm", image))
+    with pytest.raises(SourceError, match=r"is a float map \(PFM\).*convert it to PNG"):
+        read_image(path)
+
+
+def test_a_pipe_under_the_name_of_an_image_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(SourceError, match=r"x.png is no regular file"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_file_larger_than_memory_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), before[1]))
+    try:
+        with pytest.raises(SourceError, match=r"x.png is larger than the memory that is free"):
+            read_image(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
