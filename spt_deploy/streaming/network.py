@@ -75,7 +75,7 @@ class NetworkStream(LiveSource):
             self.rate = rate_of(stream)
             clock = None
             if container.duration:
-                clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, stream.start_time or 0)
+                clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=False)
             converter = VideoReformatter()
             packets = container.demux(stream)
             while True:
@@ -156,7 +156,7 @@ class StandardInput(VideoSource):
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"  # a thread a frame holds frames back
             self.rate = rate_of(stream)
-            clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, 0)
+            clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=True)
             converter = VideoReformatter()
             count, broken, begun = 0, 0, None
             packets = container.demux(stream)

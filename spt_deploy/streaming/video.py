@@ -34,7 +34,8 @@ class VideoFile(VideoSource):
     """A video file, opened anew by every ``frames``.
 
     ``Frame.time`` is the file's own presentation time and strictly increasing. Only where the clock of a format has no
-    origin (MPEG-TS counts from an arbitrary moment) does it count from the first frame. Rotation metadata is obeyed.
+    origin (MPEG-TS counts from an arbitrary moment), or where a damaged file starts before 0, does it count from the
+    first frame. Rotation metadata is obeyed.
 
     Args:
         path: of the file.
@@ -51,13 +52,13 @@ class VideoFile(VideoSource):
             self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
             self.rate = rate_of(stream)
             start = stream.start_time or 0
-            self._origin = start if int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN else 0
+            self._has_origin = not int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN
             self._total: int | None = stream.frames or None
             self._end: Fraction | None = None
             duration = _declared_duration(container, stream, self.rate)
         if duration is not None:
             self._total = self._total or max(1, round(duration * self.rate))
-            self._end = (start - self._origin) * self.time_base + duration
+            self._end = (start if self._has_origin else 0) * self.time_base + duration
 
     def total(self) -> int | None:
         """The container's count of frames, else its duration times its rate; None without either."""
@@ -68,7 +69,7 @@ class VideoFile(VideoSource):
         from av.video.reformatter import VideoReformatter
 
         converter = VideoReformatter()
-        clock = FrameClock(self.time_base, self.rate, self._origin)
+        clock = FrameClock(self.time_base, self.rate, self._has_origin)
         count, begun = 0, None
         for item in _decoded(self.path):
             if isinstance(item, Failure):
@@ -108,21 +109,33 @@ def rate_of(stream: VideoStream) -> Fraction:
 
 
 class FrameClock:
-    """Presentation times out of presentation timestamps, made strictly increasing where a file's are not."""
+    """Presentation times out of presentation timestamps, made strictly increasing where a file's are not.
 
-    def __init__(self, time_base: Fraction, rate: Fraction, origin: int) -> None:
+    Args:
+        time_base: the unit of timestamps, in seconds.
+        rate: frames a second, which spaces frames that have no timestamp.
+        has_origin: whether timestamps count from the video's begin; else from an arbitrary moment, and the first frame
+            is at 0.
+    """
+
+    def __init__(self, time_base: Fraction, rate: Fraction, has_origin: bool) -> None:
         self._time_base = time_base
         self._interval = max(1, round(1 / (rate * time_base)))
-        self._origin = origin
+        self._has_origin = has_origin
+        self._origin: int | None = None
         self._last: int | None = None
         self._shown_for = 0
 
     def time_of(self, frame: VideoFrame) -> Fraction:
         """Of the next frame, in seconds; without a usable timestamp it follows the last one at the nominal rate."""
-        ticks = None if frame.pts is None else frame.pts - self._origin
-        if self._last is not None and (ticks is None or ticks <= self._last):
-            ticks = self._last + self._interval
-        self._last = ticks or 0
+        next_ticks = 0 if self._last is None else self._last + self._interval
+        if self._origin is None and frame.pts is not None:
+            # Not the start that the header declares, for frames may come before it, and no player shows them before 0.
+            self._origin = 0 if self._has_origin and frame.pts >= 0 else frame.pts - next_ticks
+        ticks = next_ticks if frame.pts is None or self._origin is None else frame.pts - self._origin
+        if self._last is not None and ticks <= self._last:
+            ticks = next_ticks
+        self._last = ticks
         self._shown_for = frame.duration or self._interval
         return self._last * self._time_base
 

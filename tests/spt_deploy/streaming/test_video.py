@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -17,7 +18,7 @@ import pytest
 
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
-from spt_deploy.streaming.video import VideoFile
+from spt_deploy.streaming.video import FrameClock, VideoFile
 from tests.spt_deploy.streaming.support import picture, read_times, write_video
 
 UNEVEN = [0, 40, 55, 130, 131, 400, 520, 1000, 1033]  # milliseconds
@@ -68,6 +69,29 @@ def test_the_clock_of_a_transport_stream_starts_at_its_first_frame(tmp_path: Pat
     path = write_video(tmp_path / "v.ts", [tick + 9_000_000 for tick in UNEVEN])
     assert read_times(path)[0] >= 9000
     assert [frame.time for frame in frames_of(path)] == pytest.approx([tick / 1000 for tick in UNEVEN], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("has_origin", "pts", "expected"),
+    [
+        (True, [0, 40, 95], [0, 40, 95]),
+        (True, [500, 540], [500, 540]),
+        (True, [-80, -40, 0], [0, 40, 80]),  # no player shows a frame before 0
+        (False, [9000, 9040], [0, 40]),
+        (False, [None, 9000, 9055], [0, 40, 95]),
+        (True, [None, 40, None, 30, 200], [0, 40, 80, 120, 200]),
+        (True, [0, 0, 0, 500], [0, 40, 80, 500]),
+    ],
+    ids=str,
+)
+def test_times_are_never_negative_and_always_increase(
+    has_origin: bool, pts: list[int | None], expected: list[int]
+) -> None:
+    clock = FrameClock(Fraction(1, 1000), Fraction(25), has_origin)
+    frames = [SimpleNamespace(pts=ticks, duration=0) for ticks in pts]
+    assert [clock.time_of(frame) for frame in frames] == [  # type: ignore[arg-type]
+        Fraction(ticks, 1000) for ticks in expected
+    ]
 
 
 def test_a_video_that_starts_late_keeps_its_start(tmp_path: Path) -> None:
