@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 # A third of the time of x264's default for about the same size; 23 is x264's own idea of good enough.
 _X264 = {"preset": "veryfast", "crf": "23"}
+# A gap between two frames has 32 bits in an MP4 file, in ticks of the source or, where those are coarse, of 1/20,000 s
+# at the finest. So have the few gaps together that a frame is stored before it is shown.
+_GAP_TICKS, _COARSE_RATE = 1 << 28, 20_000
+_FINEST, _COARSEST = Fraction(1, 1_000_000), Fraction(1)  # seconds; no camera needs more, and MP4 cannot hold all
+_LARGEST_SIDE = 16_384  # of x264
 _BT709 = 1  # code of its matrix, primaries and transfer alike; players guess by the size where a file does not say
 
 
 class VideoEncoder:
-    """Writes one MP4 file; the first frame decides its size.
+    """Writes one MP4 file; the first frame decides its size, up to 16,384 pixels a side.
 
-    Timestamps are the source's, in its own time base, so a variable frame rate stays as it is. yuv420p halves both
-    sides, so an odd one gets a last row or column twice.
+    Timestamps are the source's, in its own time base, so a variable frame rate stays as it is; only a gap too long for
+    the format (50 minutes in ticks of 1/90,000 s) becomes the longest it can hold. yuv420p halves both sides, so an odd
+    one gets a last row or column twice.
 
     Args:
         path: of the file.
@@ -43,7 +49,10 @@ class VideoEncoder:
         }
         self._final = final or path
         self._converter = VideoReformatter()
-        self._time_base = source.time_base
+        self._time_base = min(max(source.time_base, _FINEST), _COARSEST)
+        self._longest_gap = int(_GAP_TICKS / max(Fraction(1), _COARSE_RATE * self._time_base))  # in ticks
+        self._gap_cut = 0  # ticks that later frames are earlier for gaps that were too long
+        self._last: int | None = None
         self._size: tuple[int, int] | None = None  # height, width
         try:
             # The index goes to the front: a browser then plays without reading the whole file first.
@@ -53,7 +62,7 @@ class VideoEncoder:
         self._stream = self._container.add_stream("libx264", rate=source.rate, options=_X264)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
-        context.time_base = source.time_base
+        context.time_base = self._time_base
         context.colorspace = context.color_primaries = context.color_trc = _BT709  # so that it says it
         context.color_range = ColorRange.MPEG.value
 
@@ -71,7 +80,9 @@ class VideoEncoder:
         import cv2
 
         if self._size is None:
-            self._size = image.shape[0] + image.shape[0] % 2, image.shape[1] + image.shape[1] % 2
+            shrunk = max(1.0, max(image.shape) / _LARGEST_SIDE)
+            rows, columns = (max(1, int(side / shrunk)) for side in image.shape[:2])
+            self._size = rows + rows % 2, columns + columns % 2
             self._stream.height, self._stream.width = self._size
         height, width = self._size
         below, right = height - image.shape[0], width - image.shape[1]
@@ -83,9 +94,19 @@ class VideoEncoder:
         frame = self._converter.reformat(
             av.VideoFrame.from_ndarray(image, format="bgr24"), format="yuv420p", **self._to
         )
-        frame.pts = round(Fraction(time) / self._time_base)
+        frame.pts = self._ticks(time)
         frame.time_base = self._time_base
         self._encode(frame)
+
+    def _ticks(self, time: float) -> int:
+        """Of the next frame: always later than the last, and never by more than the format can hold."""
+        ticks = round(Fraction(time) / self._time_base) - self._gap_cut
+        if self._last is not None:
+            gap = max(1, min(self._longest_gap, ticks - self._last))
+            self._gap_cut += max(0, ticks - self._last - gap)
+            ticks = self._last + gap
+        self._last = ticks
+        return ticks
 
     def close(self) -> None:
         """Write what the encoder still holds, and the index.

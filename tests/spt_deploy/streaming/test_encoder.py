@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -56,6 +57,48 @@ def decode(path: Path) -> list[npt.NDArray[np.uint8]]:
 def test_every_frame_keeps_its_exact_time_in_the_time_base_of_the_source(time_base: Fraction, tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mp4", time_base, UNEVEN)
     assert read_times(path) == pytest.approx([float(tick * time_base) for tick in UNEVEN], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("time_base", "seconds"),
+    [
+        (Fraction(1, 1000), [0, 2_000_000, 2_000_001, 9_000_000]),  # a camera that was off for weeks
+        (Fraction(1, 90_000), [0, 50_000, 50_001, 100_000, 200_000, 300_000]),
+        (Fraction(1, 90_000), [0, 2**45, 2**45 + 1, 2**46]),  # of a damaged file
+        (Fraction(1, 10**9), [0, 1, 5, 6]),
+        (Fraction(10**9), [0, 10**9, 5 * 10**9]),
+    ],
+    ids=str,
+)
+def test_gaps_and_clocks_that_the_format_cannot_hold_lose_no_frame(
+    time_base: Fraction, seconds: list[int], tmp_path: Path
+) -> None:
+    encoder = VideoEncoder(tmp_path / "v.mp4", Clock(time_base))
+    for number, second in enumerate(seconds):
+        encoder.write(picture(number), float(second))
+    encoder.close()
+    times = read_times(tmp_path / "v.mp4")
+    assert len(times) == len(seconds)
+    for (before, after), (given_before, given_after) in zip(pairwise(times), pairwise(seconds), strict=True):
+        given = given_after - given_before
+        assert after - before == pytest.approx(given) if given <= 2900 else 2900 < after - before <= given
+
+
+def test_times_that_do_not_increase_are_moved_on_by_a_tick(tmp_path: Path) -> None:
+    encoder = VideoEncoder(tmp_path / "v.mp4", Clock(Fraction(1, 1000)))
+    for number, time in enumerate([0.0, 0.04, 0.04, 0.0404, 0.08]):
+        encoder.write(picture(number), time)
+    encoder.close()
+    assert read_times(tmp_path / "v.mp4") == pytest.approx([0.0, 0.04, 0.041, 0.042, 0.08])
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 20_000), (16_386, 3)])
+def test_a_frame_larger_than_h264_allows_is_scaled_down(height: int, width: int, tmp_path: Path) -> None:
+    encoder = VideoEncoder(tmp_path / "v.mp4", Clock(Fraction(1, 25)))
+    encoder.write(picture(0, height, width), 0.0)
+    encoder.close()
+    (frame,) = decode(tmp_path / "v.mp4")
+    assert max(frame.shape) == 16_384
 
 
 def test_it_is_h264_in_yuv420p_with_its_index_in_front(tmp_path: Path) -> None:
