@@ -18,6 +18,7 @@ from spt_deploy.errors import OutputError
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Below this a failed write is put down to the disk: native writers fill it to the last few blocks before they give up.
 _FULL_BELOW_BYTES = 1 << 20
+_STEM = 40  # letters of a name that its temporary name repeats: four bytes each and what is added stay below 255
 
 
 def output_error(path: Path | str, error: OSError) -> OutputError:
@@ -41,10 +42,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         OutputError: when the disk is full, the folder may not be written, or ``path`` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; name a file")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[-_STEM:]}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)

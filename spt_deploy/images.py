@@ -24,12 +24,15 @@ def find_images(folder: Path) -> list[Path]:
     """The images in ``folder`` and the folders below it, sorted by path; hidden files and folders are passed over.
 
     Raises:
-        SourceError: when there is none.
+        SourceError: when there is none, or none that may be read.
     """
     found = []
-    for parent, folders, names in os.walk(folder):
+    locked: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=locked.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [path for path in (Path(parent, name) for name in names) if is_image_name(path)]
+    if not found and locked:
+        raise SourceError(f"folder {locked[0].filename} cannot be read: {locked[0].strerror}") from locked[0]
     if not found:
         raise SourceError(
             f"folder {folder} has no images; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, "
@@ -50,9 +53,9 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     import cv2
 
-    if path.exists() and not path.is_file():  # a pipe without a writer would be waited for without end
-        raise SourceError(f"{path} is no regular file; expected an image")
     try:
+        if path.exists() and not path.is_file():  # a pipe without a writer would be waited for without end
+            raise SourceError(f"{path} is no regular file; expected an image")
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from spt_deploy.errors import SourceError
@@ -80,12 +81,15 @@ def open_sources(
     """
     sources: list[Source] = []
     for name in names:
-        path = Path(name)
         if str(name) == "-":
             sources.append(StandardInput(sys.stdin.buffer, raw))
-        elif is_url(str(name)):
+            continue
+        if is_url(str(name)):
             sources.append(NetworkStream(str(name), reconnect))
-        elif path.is_dir():
+            continue
+        path = Path(name)
+        _look_up(path)
+        if path.is_dir():
             sources.append(Images(str(name), find_images(path), path))
         elif path.is_char_device():
             sources.append(Camera(str(name), reconnect))
@@ -103,6 +107,16 @@ def open_sources(
                 "(.txt), a camera by its number, an address such as rtsp://, or - for standard input"
             )
     return sources
+
+
+def _look_up(path: Path) -> None:
+    """Whether it can be told that there is, or is not, such a file."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a zero byte is a ValueError
+        return
+    except OSError as error:
+        raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
 
 
 def _listed(path: Path, reconnect: float) -> list[Source]:
@@ -129,9 +143,10 @@ def _listed(path: Path, reconnect: float) -> list[Source]:
         inside = path.parent / name
         if inside.suffix.lower() == ".txt":
             raise SourceError(f"{path} names the list {name}; a list may not name lists")
-        if inside.is_file() and is_image_name(inside):
-            images.append(inside)
-            continue
+        with suppress(OSError):  # a name too long: said below
+            if inside.is_file() and is_image_name(inside):
+                images.append(inside)
+                continue
         together()
         is_path = not (is_url(name) or name.isdecimal() or name == "-")
         try:

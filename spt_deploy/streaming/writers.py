@@ -6,6 +6,7 @@ Every file has a temporary name until it is kept: complete, or closed early on r
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -26,6 +27,7 @@ SUMMARY = "summary.json"
 ANNOTATED_VIDEO = "annotated.mp4"
 ANNOTATED_IMAGES = "annotated"  # a folder
 
+_LONGEST_NAME = 255  # bytes, of nearly every file system
 _JPEG_QUALITY = 92  # artefacts invisible, at half the size of 98
 
 
@@ -68,12 +70,15 @@ class PredictionLog:
 
     def __init__(self, folder: Path, earlier: Sequence[str] = ()) -> None:
         self._draft = Draft(folder / PREDICTIONS)
+        self._whole = 0  # bytes of lines that are on the disk from end to end
         try:
-            # A file name need not be UTF-8; a byte that is not becomes \udc.., which JSON reads as it was.
-            self._file = self._draft.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-            self._file.writelines(earlier)
-            self._file.flush()
+            self._file = self._draft.path.open("wb")
         except OSError as error:
+            raise output_error(self._draft.target, error) from error
+        try:
+            self._put("".join(earlier))
+        except OSError as error:
+            self.drop()
             raise output_error(self._draft.target, error) from error
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
@@ -102,10 +107,16 @@ class PredictionLog:
 
     def _add(self, line: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            self._file.flush()
+            self._put(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as error:
             raise output_error(self._draft.target, error) from error
+
+    def _put(self, text: str) -> None:
+        # A file name need not be UTF-8; a byte that is not becomes \udc.., which JSON reads as it was.
+        data = text.encode("utf-8", errors="backslashreplace")
+        self._file.write(data)
+        self._file.flush()
+        self._whole += len(data)
 
     def keep(self) -> list[Path]:
         """Close the file, give it its name, and say which that is."""
@@ -116,11 +127,22 @@ class PredictionLog:
         self._draft.keep()
         return [self._draft.target]
 
+    def rescue(self) -> list[Path]:
+        """After an error, even a full disk: give the lines that are whole their name, and say which that is."""
+        self._close()
+        with suppress(OSError):
+            os.truncate(self._draft.path, self._whole)
+        self._draft.keep()
+        return [self._draft.target]
+
     def drop(self) -> None:
         """Close the file and remove it."""
-        with suppress(OSError):
-            self._file.close()
+        self._close()
         self._draft.drop()
+
+    def _close(self) -> None:
+        with suppress(OSError):  # what did not fit on the disk does not fit now
+            self._file.close()
 
 
 class Annotations:
@@ -207,9 +229,9 @@ class Annotations:
         return self._unused(self._folder / ANNOTATED_IMAGES / inside.parent, inside.stem, suffix)
 
     def _unused(self, folder: Path, stem: str, suffix: str) -> Path:
-        candidate, number = folder / f"{stem}{suffix}", 2
+        candidate, number = folder / _fitting(stem, suffix), 2
         while candidate in self._used or (self._resumes and suffix.endswith(".mp4") and candidate.exists()):
-            candidate = folder / f"{stem}-{number}{suffix}"
+            candidate = folder / _fitting(stem, f"-{number}{suffix}")
             number += 1
         self._used.add(candidate)
         return candidate
@@ -219,6 +241,13 @@ class Annotations:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
         self._images += 1
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """A file name of both, with as much of the stem as there is room for."""
+    while len(os.fsencode(stem + ending)) > _LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def _encoded(image: Image, suffix: str) -> tuple[bytes, str]:

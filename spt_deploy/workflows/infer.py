@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spt_deploy.atomic import output_error
 from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import StopRequest, stop_on_signals
 from spt_deploy.model.checkpoint import sha256_of
@@ -225,7 +226,10 @@ class _Outputs:
         earlier: Earlier,
     ) -> None:
         self._folder = folder
-        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        try:
+            self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise output_error(folder, error) from error
         self.log = PredictionLog(folder, earlier.lines)
         earlier.tidy()
         self._resumes = bool(earlier.lines)
@@ -247,7 +251,7 @@ class _Outputs:
         if self.annotations:
             self.annotations.drop()
         if self._resumes:  # an earlier run's lines are not this one's to lose
-            self.log.keep()
+            self.log.rescue()
             return
         self.log.drop()
         with suppress(OSError):

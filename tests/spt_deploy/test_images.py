@@ -120,3 +120,14 @@ def test_a_file_larger_than_memory_is_refused_by_name(tmp_path: Path) -> None:
             read_image(path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_folder_that_may_not_be_read_is_said_to_be_that_and_not_to_be_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read anything
+    with pytest.raises(SourceError, match=f"folder {tmp_path} cannot be read: Permission denied"):
+        find_images(tmp_path)

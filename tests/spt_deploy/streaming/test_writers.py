@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
 def test_a_full_disk_is_an_output_error_that_names_the_file(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log._file.close()
-    with Path("/dev/full").open("w", encoding="utf-8") as full:
+    with Path("/dev/full").open("wb") as full:
         log._file = full
         with pytest.raises(OutputError, match=r"disk full while writing .*predictions.jsonl; free some space"):
             log.write(Frame("a.png", 0, None, picture(0)), ANSWER)

@@ -361,13 +361,6 @@ print(peaks[200], peaks[795])
     assert read_times(inside / "out/annotated.mp4") == read_times(vtest_video)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_write_permission_is_an_output_error(inside: Path) -> None:
-    (inside / "locked").mkdir(mode=0o500)
-    with pytest.raises(OutputError, match="choose a place that you may write to"):
-        infer([write_video(inside / "v.mp4", [0, 40])], ColourRunner(), out="locked/out")
-
-
 def test_overflow_of_static_packing_is_in_every_line_and_counted(inside: Path) -> None:
     made = make_exported(inside / "made", (112, 160), packing="static")
     random = np.random.default_rng(0)
