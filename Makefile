@@ -12,7 +12,7 @@ BENCH  := build/bench# not under runs/: a model with random weights must not be 
 VTEST  := usr/share/doc/opencv-doc/examples/data/vtest.avi
 VIDEO  := $(firstword $(wildcard $(SPT_VTEST) .cache/opencv-doc/$(VTEST) /$(VTEST)) $(BENCH)/data/demo.mp4)
 
-.PHONY: help setup demo test check bench gpu-check clean
+.PHONY: help setup demo test check bench endurance gpu-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make bench   SPT-T against Swin-T in every runtime here, a step of training, and infer against its bound'
+	@echo 'make endurance  ten thousand frames and five thousand damaged files through infer (minutes)'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: GPU tests, numerics and speed of the kernels (eight minutes)'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
 
@@ -72,6 +73,10 @@ bench: $(STAMP)
 	test -f "$(VIDEO)" || $(BIN)/python examples/02_detect/make_data.py $(BENCH)/data --train 1 --val 1
 	$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_micro.onnx "$(VIDEO)"
 	$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_t.onnx "$(VIDEO)" --video-out --frames 240 --rounds 3
+
+endurance: $(STAMP)
+	$(BIN)/python tools/endurance.py
+	$(BIN)/python tools/fuzz_infer.py --count 5000
 
 # With the Python that is there: a GPU machine has its own torch, and needs triton, numpy, click, rich and pytest beside it.
 gpu-check:
