@@ -118,7 +118,7 @@ class Case:
         files = whole_files("videos" if self.number % 2 else "images")
         suffix = choose.choice(sorted(files))
         data = damaged(choose, files[suffix], [files[other] for other in sorted(files)])
-        name = suffix if choose.random() < 0.9 else choose.choice(("dat", "png", "mp4", "jpg"))
+        name = suffix if choose.random() < 0.9 else choose.choice(("dat", "png", "mp4", "jpg", "txt"))
         path = folder / f"{self.number}-{suffix}.{name}"
         path.write_bytes(data)
         return path
