@@ -194,6 +194,11 @@ class ModelConfig:
             raise UsageError(f"not a model configuration: {error}; known fields are {', '.join(known)}") from error
 
 
+def mask_output(block: str) -> str:
+    """The output that holds what an SPA block kept, B x h x w bool: ``kept_3.5`` of block 3.5."""
+    return f"kept_{block}"
+
+
 def check_image_size(size: tuple[int, int]) -> tuple[int, int]:
     """``size`` (height, width in pixels) if a model can take it.
 
@@ -234,5 +239,6 @@ __all__ = [
     "Selector",
     "Task",
     "check_image_size",
+    "mask_output",
     "parse_image_size",
 ]

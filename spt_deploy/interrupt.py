@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody has asked to stop; ``signal_number`` says by which signal."""
+    """Whether somebody has asked to stop; ``signal_number`` says by which signal, or by what is the same as one."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -19,6 +19,11 @@ class StopRequest:
     def made(self) -> bool:
         """Whether to stop as soon as things are in order."""
         return self.signal_number is not None
+
+    def make(self) -> None:
+        """Ask to stop as Ctrl-C does, unless somebody has; for a key in a window."""
+        if not self.made:
+            self.signal_number = signal.SIGINT
 
 
 @contextmanager

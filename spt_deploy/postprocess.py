@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.config import ModelConfig
+from spt_deploy.config import ModelConfig, mask_output
 from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.preprocess import Preprocessing
@@ -65,6 +65,7 @@ class Prediction:
         overflow: tokens of each SPA block that static packing had no room for; empty of other packings.
         selection: h x w float32 in [0, 1], covering the model's input: the share of SPA blocks that kept each
             token; None when the artefact does not say.
+        masks: h x w bool, covering the model's input, of the SPA blocks that were asked for: the tokens that each kept.
     """
 
     classes: tuple[Classification, ...] | None = None
@@ -72,6 +73,7 @@ class Prediction:
     select_ratio: tuple[float, ...] = ()
     overflow: tuple[int, ...] = ()
     selection: npt.NDArray[np.float32] | None = None
+    masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def mean_select_ratio(self) -> float | None:
@@ -103,7 +105,7 @@ class Prediction:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the selection map; a value that is no number is ``None``."""
+        """Plain values for JSON, without the selection map and masks; a value that is no number is ``None``."""
         values: dict[str, Any] = {}
         if self.detections is not None:
             values["detections"] = [detection.to_dict() for detection in self.detections]
@@ -122,6 +124,7 @@ class Postprocessing:
     Attributes:
         conf: least score of a detection or of a multilabel class, in [0, 1]; a classifier's best five ignore it.
         iou: boxes of one class that overlap more than this are one object, in [0, 1].
+        masks: SPA blocks whose masks a prediction carries, ``3.5`` and the like; see ``Runner.with_masks``.
 
     Raises:
         UsageError: when a threshold is outside [0, 1].
@@ -129,6 +132,7 @@ class Postprocessing:
 
     conf: float = 0.25
     iou: float = 0.5
+    masks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
@@ -150,7 +154,8 @@ class Postprocessing:
             InputError: when an output of the model's task is missing or its batch is not ``len(source_sizes)``.
         """
         wanted = OUTPUTS_OF_TASK[facts.model.task]
-        _check(arrays, wanted, len(source_sizes))
+        masks = {block: mask_output(block) for block in self.masks}
+        _check(arrays, (*wanted, *masks.values()), len(source_sizes))
         ratios, maps, overflow = (arrays.get(name) for name in ("select_ratio", "selection", "overflow"))
         predictions = []
         for row, size in enumerate(source_sizes):
@@ -170,6 +175,7 @@ class Postprocessing:
                     overflow=() if overflow is None else tuple(int(count) for count in overflow[row]),
                     # A copy, so that one kept map does not keep the whole batch alive.
                     selection=None if maps is None else np.array(maps[row], dtype=np.float32),
+                    masks={block: np.array(arrays[name][row], dtype=np.bool_) for block, name in masks.items()},
                 )
             )
         return predictions
@@ -285,7 +291,7 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]], wanted: Sequence[str], batch:
     if missing:
         raise InputError(
             f"the model gave no output {missing[0]!r} but {', '.join(arrays) or 'none at all'}; "
-            f"its task needs {', '.join(wanted)}: export it again"
+            f"{', '.join(wanted)} are needed: export it again"
         )
     for name in (*wanted, "select_ratio", "selection", "overflow"):
         if name in arrays and arrays[name].shape[0] != batch:

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from spt_deploy.config import mask_output
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.network import SptModel
@@ -46,7 +47,7 @@ class DeployedModel(nn.Module):
         named = dict(output.named())
         if self.selection == "all":
             for name, kept in zip(self.model.config.backbone.spa_blocks, output.features.kept, strict=True):
-                named[f"kept_{name}"] = kept
+                named[mask_output(name)] = kept
         return named
 
 

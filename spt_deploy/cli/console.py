@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -138,6 +139,31 @@ class PlainProgress:
         self._write(", ".join(parts))
 
 
+class Sparkline:
+    """The last shares of something as a line of bars of eight heights, from 0 to 1; empty where nobody could read it.
+
+    Args:
+        length: how many of them.
+        drawn: whether there is anything to see; None finds out whether stderr is a terminal with such characters.
+    """
+
+    BARS = "▁▂▃▄▅▆▇█"
+
+    def __init__(self, length: int = 20, drawn: bool | None = None) -> None:
+        self._shares: deque[float] = deque(maxlen=length)
+        self._drawn = console().is_terminal and not console().options.ascii_only if drawn is None else drawn
+
+    def add(self, share: float) -> None:
+        """The next, in [0, 1]."""
+        self._shares.append(share)
+
+    def __str__(self) -> str:
+        if not self._drawn:
+            return ""
+        highest = len(self.BARS) - 1
+        return "".join(self.BARS[min(highest, max(0, int(share * len(self.BARS))))] for share in self._shares)
+
+
 def _duration(seconds: float) -> str:
     """``75`` as ``1:15``, ``3700`` as ``1:01:40``."""
     minutes, rest = divmod(round(seconds), 60)
@@ -145,4 +171,4 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-__all__ = ["PLAIN_INTERVAL_S", "PlainProgress", "Reporter", "console", "progress", "status"]
+__all__ = ["PLAIN_INTERVAL_S", "PlainProgress", "Reporter", "Sparkline", "console", "progress", "status"]

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 @click.option("--batch", type=int, default=8, show_default=True, help="Images that the model gets at once.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/infer/NAME]")
 @click.option(
-    "--overlay", default="boxes,selection", show_default=True, help="What to draw: boxes, selection, both, or none."
+    "--overlay",
+    default="boxes,selection",
+    show_default=True,
+    help="What to draw: boxes, selection, both, or none; selection:3.5 is what block 3.5 kept.",
 )
 @click.option("--conf", type=float, default=0.25, show_default=True, help="Least score of a detection or label.")
 @click.option("--iou", type=float, default=0.5, show_default=True, help="Overlap from which two boxes are one object.")
@@ -53,7 +56,17 @@ if TYPE_CHECKING:
     help="How long a batch waits for live sources before it runs with what there is.",
 )
 @click.option("--raw", metavar="WIDTHxHEIGHT", help="Standard input holds bare BGR frames of that size.")
-@click.option("--no-video", is_flag=True, help="Write the answers only, no annotated videos or images: faster.")
+@click.option("--no-video", is_flag=True, help="Write no annotated videos or images: faster.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT",
+    help="csv, coco, or both with a comma or one by one: predictions.csv, predictions.coco.json. predictions.jsonl is "
+    "always written.",
+)
+@click.option("--save-crops", is_flag=True, help="Write each box as crops/CLASS/STEM-FRAME-NUMBER.jpg.")
+@click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Escape stops as Ctrl-C does.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out that was stopped or killed.")
 @json_option
 def command(
@@ -74,6 +87,9 @@ def command(
     max_wait: float,
     raw: str | None,
     no_video: bool,
+    formats: tuple[str, ...],
+    save_crops: bool,
+    show: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -82,7 +98,8 @@ def command(
     A SOURCE is an image, a folder (the images in it and in the folders below), a quoted glob, a video, a text file that
     names sources, the number of a camera, an address (rtsp://, http://), or - for frames from standard input. Several
     are run at once. Into --out go predictions.jsonl (a line a frame), annotated.mp4 or a folder of annotated images,
-    and summary.json. Of files every frame is answered; a live source drops its oldest frames where the model is slower.
+    and summary.json; with --format and --save-crops more. Of files every frame is answered; a live source drops its
+    oldest frames where the model is slower.
 
     \b
     Examples:
@@ -91,8 +108,9 @@ def command(
       spt-deploy infer 'night/**/*.jpg' --overlay selection --out night-results
       spt-deploy infer 0 rtsp://camera.local/stream --duration 3600 --no-video
       ffmpeg -i in.mkv -f mjpeg - | spt-deploy infer - --out piped
+      spt-deploy infer street.mp4 --no-video --format csv,coco --save-crops
     """
-    from spt_deploy.cli.console import progress, status
+    from spt_deploy.cli.console import Sparkline, progress, status
     from spt_deploy.runtimes import Runner
     from spt_deploy.streaming.pipeline import Progress
     from spt_deploy.workflows.infer import UnreadableInputs, infer
@@ -102,10 +120,13 @@ def command(
             status(why)
 
     with progress("infer", unit="frames") as reporter:
+        sparkline = Sparkline()
 
         def on_progress(now: Progress) -> None:
             kept = "" if now.mean_select_ratio is None else f"{now.mean_select_ratio:.0%} of tokens kept"
-            reporter.update(now.done, text=kept, total=now.total)
+            if now.batch_select_ratio is not None:
+                sparkline.add(now.batch_select_ratio)
+            reporter.update(now.done, text=f"{sparkline} {kept}".lstrip(), total=now.total)
 
         try:
             report = infer(
@@ -115,7 +136,7 @@ def command(
                 device=device,
                 batch=batch,
                 out=out,
-                overlay=[part.strip() for part in overlay.split(",")],
+                overlay=_parts(overlay),
                 conf=conf,
                 iou=iou,
                 start=start,
@@ -126,6 +147,9 @@ def command(
                 reconnect=reconnect,
                 max_wait=max_wait / 1000,
                 video=not no_video,
+                formats=[name for value in formats for name in _parts(value)],
+                save_crops=save_crops,
+                show=show,
                 resume=resume,
                 on_progress=on_progress,
                 on_model=on_model,
@@ -148,6 +172,10 @@ def _size(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise click.BadParameter(f"{text!r} is no size; expected WIDTHxHEIGHT, such as 640x480", param_hint="--raw")
     return int(height), int(width)
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",")]
 
 
 def _human(report: InferReport) -> str:

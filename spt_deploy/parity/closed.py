@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.config import BackboneConfig
+from spt_deploy.config import BackboneConfig, mask_output
 from spt_deploy.parity.compare import Comparison, compare_outputs
 from spt_deploy.parity.probe import Probe
 from spt_deploy.parity.selection import BlockSelection, compare_masks
@@ -32,7 +32,7 @@ def infer_in_parts(runner: Runner, images: npt.NDArray[np.float32]) -> Arrays:
 
 def kept_masks(outputs: Arrays, backbone: BackboneConfig) -> list[npt.NDArray[np.bool_]] | None:
     """What each SPA block kept, B x N bool; None where the outputs do not say."""
-    names = [f"kept_{block}" for block in backbone.spa_blocks]
+    names = [mask_output(block) for block in backbone.spa_blocks]
     if not all(name in outputs for name in names):
         return None
     return [outputs[name].reshape(len(outputs[name]), -1).astype(np.bool_) for name in names]

@@ -7,6 +7,7 @@ A runner is a context manager. ``infer`` checks its input here, once for all run
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
+from spt_deploy.config import mask_output
 from spt_deploy.errors import InputError
 from spt_deploy.facts import ModelFacts
 
@@ -73,7 +75,8 @@ class Runner(ABC):
         Returns:
             The outputs by name (DESIGN section 3): ``logits`` B x classes float32, or ``boxes`` B x K x 4 float32
             (xyxy, pixels of the input), ``scores`` B x K float32 and ``labels`` B x K int64; and, of a model with
-            SPA blocks, ``select_ratio`` B x blocks float32 and ``selection`` B x H/16 x W/16 float32.
+            SPA blocks, ``select_ratio`` B x blocks float32 and ``selection`` B x H/16 x W/16 float32. Where
+            ``with_masks`` said so, ``kept_3.1`` and so on, B x h x w bool.
 
         Raises:
             InputError: when the runner is not open or ``images`` is not what the model takes.
@@ -88,6 +91,19 @@ class Runner(ABC):
         if images.dtype != np.float32:
             raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")
         return self._run(np.ascontiguousarray(images))
+
+    def with_masks(self) -> bool:
+        """Have ``infer`` return from now on what each SPA block kept; whether it will.
+
+        A file returns these masks if it was exported with ``--selection all``, a checkpoint whenever it is asked to.
+        The runner must be open.
+        """
+        blocks = self.facts.model.backbone.spa_blocks
+        return bool(blocks) and {mask_output(block) for block in blocks} <= set(self._output_names())
+
+    def _output_names(self) -> Sequence[str]:
+        """What the open artefact returns; empty where that is not known."""
+        return ()
 
     @abstractmethod
     def _open(self) -> None:

@@ -80,6 +80,9 @@ class EngineRunner(Runner):
         check_batch(self.description, len(images), self.path.name)
         return self._engine.run(images)
 
+    def _output_names(self) -> list[str]:
+        return self._engine.outputs if self._engine else []
+
     def _close(self) -> None:
         assert self._engine is not None
         self._engine.close()
@@ -109,7 +112,7 @@ class _OpenEngine:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         tensors = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = self._trt.TensorIOMode.INPUT
-        self._outputs = [each for each in tensors if self._engine.get_tensor_mode(each) != inputs]
+        self.outputs = [each for each in tensors if self._engine.get_tensor_mode(each) != inputs]
         self._device = {each: self._buffer(each, device="cuda") for each in tensors}
         self._host = {each: torch.empty_like(self._device[each], device="cpu", pin_memory=True) for each in tensors}
         self._contexts: dict[int, Any] = {}
@@ -125,10 +128,10 @@ class _OpenEngine:
         with torch.cuda.stream(self._stream):
             device[:size].copy_(host[:size], non_blocking=True)
             self._launch(size)
-            for name in self._outputs:
+            for name in self.outputs:
                 self._host[name][:count].copy_(self._device[name][:count], non_blocking=True)
         self._stream.synchronize()
-        return {name: self._host[name][:count].numpy().copy() for name in self._outputs}
+        return {name: self._host[name][:count].numpy().copy() for name in self.outputs}
 
     def close(self) -> None:
         """Give back graphs before contexts, contexts before the engine."""

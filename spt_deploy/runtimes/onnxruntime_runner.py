@@ -100,5 +100,8 @@ class OnnxRuntimeRunner(Runner):
         assert self._session is not None
         return dict(zip(self._names, self._session.run(None, {"images": images}), strict=True))
 
+    def _output_names(self) -> list[str]:
+        return self._names
+
     def _close(self) -> None:
         self._session = None

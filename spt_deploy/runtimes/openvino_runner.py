@@ -65,7 +65,10 @@ class OpenVinoRunner(Runner):
         self._compiled = compile_model(self._proto, self.path.name)
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return run_compiled(self._compiled, {"images": images}, [output.name for output in self._proto.graph.output])
+        return run_compiled(self._compiled, {"images": images}, self._output_names())
+
+    def _output_names(self) -> list[str]:
+        return [output.name for output in self._proto.graph.output]
 
     def _close(self) -> None:
         self._compiled = None

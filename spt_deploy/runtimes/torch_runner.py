@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spt_deploy.config import Packing
+from spt_deploy.config import Packing, mask_output
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from spt_deploy.model.network import SptModel
@@ -83,6 +83,7 @@ class TorchRunner(Runner):
         self._device = torch_device(device)
         self._checkpoint = deployed_checkpoint(path, packing, image_size, threshold, capacity)
         self._model: SptModel | None = None
+        self._masks = False
         super().__init__(path, self._checkpoint.facts, self._device.type)
 
     @property
@@ -100,8 +101,16 @@ class TorchRunner(Runner):
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
         with torch.inference_mode():
-            outputs = self.model(torch.from_numpy(images).to(self._device)).named()
-            return {name: value.cpu().numpy() for name, value in outputs.items()}
+            output = self.model(torch.from_numpy(images).to(self._device))
+            named = dict(output.named())
+            if self._masks:
+                blocks = self.facts.model.backbone.spa_blocks
+                named |= {mask_output(block): kept for block, kept in zip(blocks, output.features.kept, strict=True)}
+            return {name: value.cpu().numpy() for name, value in named.items()}
+
+    def with_masks(self) -> bool:
+        self._masks = bool(self.facts.model.backbone.spa_blocks)
+        return self._masks
 
     def _close(self) -> None:
         self._model = None

@@ -1,16 +1,19 @@
 """Drawing an answer over its picture: boxes with labels, the classes of the image, and the selection.
 
-The selection is the paper's figure 5: warm where every SPA block kept the token, cold where it was dropped early.
+The selection is the paper's figure 5: warm where every SPA block kept the token, cold where it was dropped early. Of
+one block alone it is warm where that block kept the token, cold where it did not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.config import BackboneConfig
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.postprocess import Classification, Detection, Prediction
@@ -41,6 +44,13 @@ _TURBO_RANGE = (26, 226)  # of 0 to 255; both ends of this colour map go black, 
 _MOST_LINES = 5  # of class labels in the corner
 
 
+class Drawing(Protocol):
+    """Whatever puts an answer over its picture."""
+
+    def draw(self, image: Image, prediction: Prediction, facts: ModelFacts) -> Image:
+        """See ``Overlay.draw``."""
+
+
 @dataclass(frozen=True)
 class Overlay:
     """What is drawn.
@@ -48,23 +58,44 @@ class Overlay:
     Attributes:
         boxes: boxes with label and score; where a model gives classes instead, these, in the corner.
         selection: the heat map and its legend.
+        block: the SPA block whose selection it is, ``3.5`` and the like; None for the share of all of them.
     """
 
     boxes: bool = True
     selection: bool = True
+    block: str | None = None
 
     @classmethod
     def of(cls, parts: Sequence[str]) -> Overlay:
         """``boxes``, ``selection`` or both; nothing, or ``none`` alone, leaves the picture as it is.
 
+        ``selection:3.5`` is the selection of block 3.5 alone.
+
         Raises:
-            UsageError: when a part is unknown.
+            UsageError: when a part is unknown, or two selections are named.
         """
         wanted = [part for part in parts if part]
-        unknown = [part for part in wanted if part not in PARTS and wanted != ["none"]]
-        if unknown:
+        heads = [part.partition(":")[0] if part.startswith("selection:") else part for part in wanted]
+        if wanted != ["none"] and not set(heads) <= set(PARTS):
             raise UsageError(f"overlay is {','.join(parts)!r}; expected {' and/or '.join(PARTS)}, or none alone")
-        return cls(boxes="boxes" in wanted, selection="selection" in wanted)
+        selections = {part for part in wanted if part.startswith("selection")}
+        if len(selections) > 1:
+            raise UsageError(f"overlay is {','.join(parts)!r}; expected one selection: of all blocks, or of one")
+        _, colon, block = next(iter(selections), "").partition(":")
+        return cls(boxes="boxes" in wanted, selection=bool(selections), block=block if colon else None)
+
+    def check(self, backbone: BackboneConfig) -> None:
+        """Whether a model has the block.
+
+        Raises:
+            UsageError: when it has not.
+        """
+        if self.block is None or self.block in backbone.spa_blocks:
+            return
+        if not backbone.spa_blocks:
+            raise UsageError(f"overlay names the SPA block {self.block!r}, and this {backbone.name} has none")
+        known = ", ".join(backbone.spa_blocks)
+        raise UsageError(f"overlay names the SPA block {self.block!r}; the model's are {known}")
 
     def draw(self, image: Image, prediction: Prediction, facts: ModelFacts) -> Image:
         """A copy of the picture with the answer over it.
@@ -77,7 +108,7 @@ class Overlay:
         Returns:
             H x W x 3 uint8, BGR. ``image`` is left as it is: it may be a frame that the decoder still refers to.
         """
-        selection = prediction.selection if self.selection else None
+        selection = self._heat(prediction, facts.preprocessing)
         canvas = image.copy() if selection is None else _heated(image, selection, facts.preprocessing)
         pen = _Pen(canvas)
         if self.boxes:
@@ -86,8 +117,47 @@ class Overlay:
             shown = 1 if facts.model.task == "classify" else _MOST_LINES  # a classifier's others are also-rans
             pen.corner((prediction.classes or ())[:shown])
         if selection is not None:
-            pen.legend(prediction.mean_select_ratio)
+            pen.legend(self._kept(prediction))
         return canvas
+
+    def _heat(self, prediction: Prediction, preprocessing: Preprocessing) -> npt.NDArray[np.float32] | None:
+        """h x w float32 in [0, 1]; None where nothing is to be drawn, or nothing known."""
+        import cv2
+
+        if not self.selection or self.block is None:
+            return prediction.selection if self.selection else None
+        mask = prediction.masks.get(self.block)
+        if mask is None:
+            return None
+        # A token is kept or not, with nothing between: its square has edges.
+        squares = cv2.resize(mask.astype(np.float32), preprocessing.size[::-1], interpolation=cv2.INTER_NEAREST)
+        return np.asarray(squares, dtype=np.float32)
+
+    def _kept(self, prediction: Prediction) -> str:
+        """The words of the legend."""
+        if self.block is not None:
+            return f"block {self.block} kept {prediction.masks[self.block].mean():.0%}"
+        ratio = prediction.mean_select_ratio
+        return "" if ratio is None else f"kept {ratio:.0%}"
+
+
+class DrawnOnce:
+    """A drawing that is made once a frame, however many ask for it one after the other; for one thread.
+
+    Args:
+        overlay: what is drawn.
+    """
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+        self._of: Prediction | None = None
+        self._picture: Image | None = None
+
+    def draw(self, image: Image, prediction: Prediction, facts: ModelFacts) -> Image:
+        """As ``Overlay.draw``; the picture is shared, and nobody may draw on it."""
+        if self._picture is None or self._of is not prediction:
+            self._of, self._picture = prediction, self._overlay.draw(image, prediction, facts)
+        return self._picture
 
 
 def colour_of(label: int) -> Colour:
@@ -148,11 +218,10 @@ class _Pen:
             self._plate(f"{entry.name} {entry.score:.0%}", self._gap, y, colour_of(entry.label))
             y += self._plate_size("X")[1] + max(1, self._gap // 2)
 
-    def legend(self, mean_select_ratio: float | None) -> None:
-        """Lower left: the colours from dropped to kept, and how much was kept."""
+    def legend(self, kept: str) -> None:
+        """Lower left: the colours from dropped to kept, and how much was kept, in words."""
         import cv2
 
-        kept = "" if mean_select_ratio is None else f"kept {mean_select_ratio:.0%}"
         width, height = self._plate_size(kept or "X")
         bar = 6 * self._text
         full = bar + self._gap + (width if kept else self._gap)

@@ -25,7 +25,7 @@ from spt_deploy.streaming.flow import Channel, Flow
 from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
-from spt_deploy.streaming.writers import Annotations, PredictionLog
+from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
 BUFFERS = 3  # batches: one being filled, one in the model, one between
 MAX_WAIT = 0.05  # seconds; a camera's frames are some 0.03 apart
@@ -39,11 +39,13 @@ class Progress:
         done: frames with an answer.
         total: of all sources, as far as they say; None when one does not.
         mean_select_ratio: so far, over frames and SPA blocks; None without SPA blocks.
+        batch_select_ratio: likewise, of the last batch alone.
     """
 
     done: int
     total: int | None
     mean_select_ratio: float | None
+    batch_select_ratio: float | None = None
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Pipeline:
         runner: open.
         postprocessing: thresholds of the answers.
         log: gets every answer.
-        annotations: gets every answer with its frame; None draws nothing.
+        annotations: gets every answer with its frame; None makes nothing of frames.
         batch: images in a full batch. Batches fill across sources; the last one runs with what there is.
         on_progress: called after every batch, from a thread of the pipeline.
         done: see ``Turns``.
@@ -87,7 +89,7 @@ class Pipeline:
         runner: Runner,
         postprocessing: Postprocessing,
         log: PredictionLog,
-        annotations: Annotations | None,
+        annotations: FrameWriter | None,
         batch: int,
         on_progress: Callable[[Progress], None] | None = None,
         done: Mapping[tuple[str, int], int] | None = None,
@@ -178,7 +180,9 @@ class Pipeline:
             self._end(batch.ended)
             if batch.frames and self._on_progress:
                 done = self._summary.resumed + self._summary.inferred
-                self._on_progress(Progress(done, self._total, self._mean_select_ratio))
+                ratios = [each.mean_select_ratio for each in predictions if each.mean_select_ratio is not None]
+                of_batch = sum(ratios) / len(ratios) if ratios else None
+                self._on_progress(Progress(done, self._total, self._mean_select_ratio, of_batch))
             free.put(_Batch(batch.buffer))
 
     def _write(self, source: Source, frame: Frame, prediction: Prediction) -> None:

@@ -98,10 +98,11 @@ def earlier_run(folder: Path) -> Earlier:
     """
     stem, suffix = Path(PREDICTIONS).stem, Path(PREDICTIONS).suffix
     hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
+    other_formats = sorted(path for path in folder.glob(f".{stem}.*") if path not in hidden)
     videos = sorted(folder.glob(".*annotated.*.mp4"))
     found = [_whole_lines(path) for path in (folder / PREDICTIONS, *hidden)]
     lines, done = max(found, key=lambda each: len(each[0]))
-    return Earlier(tuple(lines), done, (*hidden, *videos))
+    return Earlier(tuple(lines), done, (*hidden, *other_formats, *videos))
 
 
 def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:

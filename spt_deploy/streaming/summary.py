@@ -22,7 +22,7 @@ _HINTS = {
     PREPROCESS: "frames nearer to the model's input size would help",
     MODEL: "another --runtime, a larger --batch, or an engine (spt-deploy build-engine) may help",
     POSTPROCESS: "a higher --conf would help",
-    DRAW_ENCODE: "--no-video would help",
+    DRAW_ENCODE: "making less of the frames (--no-video, no --save-crops, no --show) would help",
     WRITE: "a faster disk would help",
 }
 

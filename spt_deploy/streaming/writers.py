@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from spt_deploy.atomic import atomic_path, output_error
 from spt_deploy.errors import OutputError
@@ -20,7 +20,7 @@ from spt_deploy.images import IMAGE_SUFFIXES
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.encoder import VideoEncoder
 from spt_deploy.streaming.frames import Frame, Gap, Image, ImageSource, Source, VideoSource
-from spt_deploy.streaming.overlay import Overlay
+from spt_deploy.streaming.overlay import Drawing
 from spt_deploy.streaming.resume import PREDICTIONS
 
 SUMMARY = "summary.json"
@@ -57,6 +57,22 @@ class _Dropped(Exception):  # noqa: N818 - no error: it tells atomic_path that t
     pass
 
 
+class FrameWriter(Protocol):
+    """Gets every frame with its answer, in one thread, and makes something of it."""
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+        """Take a frame of ``source``."""
+
+    def end(self, source: Source) -> None:
+        """No more frames of ``source`` come."""
+
+    def keep(self) -> list[Path]:
+        """Make whole what there is, and say which files that are."""
+
+    def drop(self) -> None:
+        """Remove what is not whole."""
+
+
 class PredictionLog:
     """``predictions.jsonl``: one line a frame, on the disk as soon as it is written.
 
@@ -91,6 +107,7 @@ class PredictionLog:
             "source": frame.source,
             "frame": frame.index,
             "time": None if frame.time is None else round(frame.time, 6),
+            "size": list(frame.image.shape[:2]),
         }
         if frame.taken_at is not None:
             line["taken_at"] = datetime.fromtimestamp(frame.taken_at, timezone.utc).isoformat(timespec="milliseconds")
@@ -160,7 +177,7 @@ class Annotations:
     """
 
     def __init__(
-        self, folder: Path, sources: Sequence[Source], overlay: Overlay, facts: ModelFacts, resumes: bool = False
+        self, folder: Path, sources: Sequence[Source], overlay: Drawing, facts: ModelFacts, resumes: bool = False
     ) -> None:
         self._resumes = resumes
         self._folder = folder
@@ -184,7 +201,7 @@ class Annotations:
                 self._open[source] = self._begin(source)
             self._open[source][1].write(image, frame.time)
         elif isinstance(source, ImageSource):
-            data, suffix = _encoded(image, Path(frame.source).suffix)
+            data, suffix = encoded_image(image, Path(frame.source).suffix)
             self._write_image(self._image_path(source, frame, suffix), data)
 
     def end(self, source: Source) -> None:
@@ -250,8 +267,13 @@ def _fitting(stem: str, ending: str) -> str:
     return stem + ending
 
 
-def _encoded(image: Image, suffix: str) -> tuple[bytes, str]:
-    """The image as a file of that kind; as a PNG where that kind cannot hold it. And the suffix of what it became."""
+def encoded_image(image: Image, suffix: str) -> tuple[bytes, str]:
+    """The image as a file of that kind; as a PNG where that kind cannot hold it. And the suffix of what it became.
+
+    Args:
+        image: H x W x 3 uint8, BGR.
+        suffix: with its dot.
+    """
     import cv2
 
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix.lower() in (".jpg", ".jpeg") else []

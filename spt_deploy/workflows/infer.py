@@ -5,26 +5,27 @@ from __future__ import annotations
 import glob
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spt_deploy.atomic import output_error
 from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import StopRequest, stop_on_signals
 from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.formats import known_formats
 from spt_deploy.streaming.frames import Sampling, Source
 from spt_deploy.streaming.live import RECONNECT, LiveSource
 from spt_deploy.streaming.network import without_password
+from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import MAX_WAIT, Pipeline, Progress
 from spt_deploy.streaming.resume import BEGUN, Begun, Earlier, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
-from spt_deploy.streaming.writers import SUMMARY, Annotations, PredictionLog, write_summary
+from spt_deploy.streaming.window import check_display
+from spt_deploy.streaming.writers import SUMMARY, write_summary
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_kinds
 
@@ -106,6 +107,9 @@ def infer(
     reconnect: float = RECONNECT,
     max_wait: float = MAX_WAIT,
     video: bool = True,
+    formats: Sequence[str] = (),
+    save_crops: bool = False,
+    show: bool = False,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_model: Callable[[Runner, str], None] | None = None,
@@ -125,7 +129,8 @@ def infer(
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
         out: folder for the results, where files of the same names are replaced; ``runs/infer/NAME`` if None, under a
             name that is not taken.
-        overlay: ``boxes`` and ``selection``, either, or none; see `streaming.overlay.Overlay`.
+        overlay: ``boxes`` and ``selection``, either, or none; ``selection:3.5`` is that of block 3.5 alone, which a
+            file says only if it was exported with ``--selection all``.
         conf: least score of a detection or of a multilabel class, in [0, 1].
         iou: boxes of one class that overlap more than this are one object, in [0, 1].
         start: number of the first frame of each source, counted from 0; a folder's frames are its images.
@@ -136,6 +141,11 @@ def infer(
         reconnect: seconds for which a live source that was lost is tried again; 0 for never.
         max_wait: seconds after which a batch that waits for a live source, or for a pipe, runs with what there is.
         video: write annotated videos and images; without, the answers only, which is faster.
+        formats: ``csv`` and ``coco`` write ``predictions.csv`` and ``predictions.coco.json`` too, see
+            `streaming.formats`; the lines of JSON are always written.
+        save_crops: write the boxes of a detector to ``crops/CLASS/STEM-FRAME-NUMBER.jpg``.
+        show: a window with the annotated frames of each source; q or Escape there, or closing it, ends the run early
+            and in order.
         resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
             passed over. The rest of an annotated video becomes a file of its own.
         on_progress: called after every batch.
@@ -145,8 +155,9 @@ def infer(
     Raises:
         UsageError: when an argument is out of range.
         SourceError: when a source is not there, or none of them can be read; nothing is written then.
-        InputError: when the model is not there or cannot be used; nothing is written then.
-        RuntimeMissingError: when the runtime or device is not there.
+        InputError: when the model is not there or cannot be used, or does not say what is to be drawn; nothing is
+            written then.
+        RuntimeMissingError: when the runtime or device is not there, or no window can be opened.
         OutputError: when a result cannot be written; files that are not whole are removed.
         UnreadableInputs: when some inputs could not be read; the results of the others are in place.
     """
@@ -157,10 +168,12 @@ def infer(
     if resume and out is None:
         raise UsageError("there is no telling which run to resume; name its folder with --out")
     sampling = Sampling(start, stride, max_frames, duration)
-    postprocessing = Postprocessing(conf, iou)
-    drawing = Overlay.of(overlay)
+    wanted = Wanted(Overlay.of(overlay), video, save_crops, show, known_formats(formats))
+    postprocessing = Postprocessing(conf, iou, wanted.masks)
     _quieten_decoders()
     opened = open_sources(sources, reconnect, raw)
+    if show:
+        check_display()
     with stop_on_signals() as stop:
         runner, why = _runner(model, runtime, device)
         with runner:
@@ -176,13 +189,14 @@ def infer(
                 for source in opened:
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)
-            with _Outputs(folder, opened, drawing, runner, video, earlier) as outputs:
+            wanted.check(runner, earlier)
+            with Outputs(folder, opened, wanted, runner, earlier, stop) as outputs:
                 begun.note(folder)
                 pipeline = Pipeline(
                     runner,
                     postprocessing,
                     outputs.log,
-                    outputs.annotations,
+                    outputs.frames,
                     batch,
                     on_progress,
                     earlier.done,
@@ -211,54 +225,6 @@ def infer(
     if summary.failures:
         raise UnreadableInputs(_unreadable(summary, folder), report)
     return report
-
-
-class _Outputs:
-    """The writers of a run: kept together, or dropped together with the folder when it was made for them."""
-
-    def __init__(
-        self,
-        folder: Path,
-        sources: Sequence[Source],
-        overlay: Overlay,
-        runner: Runner,
-        video: bool,
-        earlier: Earlier,
-    ) -> None:
-        self._folder = folder
-        try:
-            self._made = [each for each in (folder, *folder.parents) if not each.exists()]
-        except OSError as error:  # a name too long, a folder that may not be entered
-            raise output_error(folder, error) from error
-        self.log = PredictionLog(folder, earlier.lines)
-        earlier.tidy()
-        self._resumes = bool(earlier.lines)
-        self.annotations = Annotations(folder, sources, overlay, runner.facts, self._resumes) if video else None
-        self._kept = False
-
-    def __enter__(self) -> _Outputs:
-        return self
-
-    def keep(self) -> list[Path]:
-        videos_and_images = self.annotations.keep() if self.annotations else []
-        files = self.log.keep() + videos_and_images
-        self._kept = True
-        return files
-
-    def __exit__(self, *error: object) -> None:
-        if self._kept:
-            return
-        if self.annotations:
-            self.annotations.drop()
-        if self._resumes:  # an earlier run's lines are not this one's to lose
-            self.log.rescue()
-            return
-        self.log.drop()
-        with suppress(OSError):
-            (self._folder / BEGUN).unlink()
-        for made in self._made:
-            with suppress(OSError):  # not empty: images that were written are whole, and stay
-                made.rmdir()
 
 
 def fresh_folder(source: str) -> Path:

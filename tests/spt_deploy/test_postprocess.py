@@ -167,3 +167,14 @@ def test_a_missing_output_and_a_batch_of_another_size_are_named() -> None:
         Postprocessing().apply({"logits": np.zeros((1, 3))}, facts_of("detect"), [(8, 8)])
     with pytest.raises(InputError, match=r"'logits' has shape .2, 3. for 1 images"):
         Postprocessing().apply({"logits": np.zeros((2, 3))}, facts_of(), [(8, 8)])
+
+
+def test_a_prediction_carries_the_masks_that_were_asked_for_and_no_others() -> None:
+    masks = np.arange(2 * 3 * 4).reshape(2, 3, 4) % 3 == 0
+    arrays = {"logits": np.zeros((2, 3), np.float32), "kept_3.1": masks, "kept_3.2": ~masks}
+    assert Postprocessing().apply(arrays, facts_of(), [(9, 9)] * 2)[0].masks == {}
+    for row, answer in enumerate(Postprocessing(masks=("3.2",)).apply(arrays, facts_of(), [(9, 9)] * 2)):
+        assert list(answer.masks) == ["3.2"]
+        np.testing.assert_array_equal(answer.masks["3.2"], ~masks[row])
+    with pytest.raises(InputError, match=r"gave no output 'kept_4.1' but logits, kept_3.1, kept_3.2"):
+        Postprocessing(masks=("4.1",)).apply(arrays, facts_of(), [(9, 9)] * 2)

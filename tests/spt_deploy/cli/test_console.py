@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spt_deploy.cli.console import PLAIN_INTERVAL_S, PlainProgress, progress, status
+from spt_deploy.cli.console import PLAIN_INTERVAL_S, PlainProgress, Sparkline, progress, status
 
 
 class Clock:
@@ -66,3 +66,17 @@ def test_progress_and_status_go_to_stderr_only(capsys: pytest.CaptureFixture[str
     assert captured.out == ""
     assert "work: 2/2 images" in captured.err
     assert f"wrote {name}\n" in captured.err
+
+
+def test_a_sparkline_shows_the_last_shares_from_nothing_to_all() -> None:
+    line = Sparkline(length=4, drawn=True)
+    assert str(line) == ""
+    for share in (1.0, 0.0, 0.13, 0.5, 1.0):
+        line.add(share)
+    assert str(line) == "▁▂▅█"
+
+
+def test_a_sparkline_is_empty_where_nobody_could_read_it() -> None:
+    line = Sparkline()  # tests have no terminal
+    line.add(0.5)
+    assert str(line) == ""

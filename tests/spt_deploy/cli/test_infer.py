@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from spt_deploy.cli import main
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.workflows import infer as workflow
-from tests.spt_deploy.streaming.support import ColourRunner, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,16 @@ def test_json_is_one_document_and_the_same_as_the_summary(inside: Path) -> None:
     assert not (inside / "out/annotated.mp4").exists()
 
 
+def test_formats_are_given_one_by_one_or_with_commas(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "_runner", lambda *given: (ColourRunner(facts_of("detect")), ""))
+    write_video(inside / "v.mp4", [0, 40])
+    for options in (("--format", "csv", "--format", "coco"), ("--format", "csv, coco"), ("--format", "jsonl,coco,csv")):
+        result = call("v.mp4", "--no-video", *options, "--save-crops")
+        assert result.exit_code == 0
+        names = [Path(line).name for line in result.stdout.splitlines()[3:]]
+        assert names == ["predictions.jsonl", "predictions.csv", "predictions.coco.json", "crops", "summary.json"]
+
+
 def test_an_unreadable_input_is_exit_code_1_after_the_result(inside: Path) -> None:
     cv2.imwrite(str(inside / "a.png"), picture(0))
     (inside / "b.png").write_bytes(b"no image")
@@ -73,6 +83,10 @@ def test_an_input_that_is_not_there_is_exit_code_2_and_writes_nothing(inside: Pa
     ("arguments", "sentence"),
     [
         (("--overlay", "heat"), "overlay is 'heat'; expected boxes and/or selection"),
+        (("--overlay", "boxes,selection:3.9"), "overlay names the SPA block '3.9'; the model's are 3.1, 3.2, 4.1, 4.2"),
+        (("--format", "csv,xml"), "format is 'xml'; known are jsonl, csv, coco"),
+        (("--format", "coco"), "COCO results are of detectors, and this model's task is classify"),
+        (("--save-crops",), "crops are the boxes of a detector"),
         (("--conf", "7"), "conf is 7.0; expected a number from 0 to 1"),
         (("--batch", "0"), "batch is 0; expected 1 or more"),
         (("--runtime", "abacus"), "abacus"),

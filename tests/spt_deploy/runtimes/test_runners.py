@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, UsageError
+from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from tests.exported import Exported, make_exported
+from tests.spt_deploy.model.models import make_model
 
 SIZE = (48, 64)
 
@@ -20,6 +23,12 @@ SIZE = (48, 64)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return make_exported(tmp_path_factory.mktemp("runners"), SIZE)
+
+
+@pytest.fixture(scope="module")
+def says(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A file that says what each block kept."""
+    return make_exported(tmp_path_factory.mktemp("says"), SIZE, selection="all")
 
 
 def _images(batch: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -114,3 +123,31 @@ def test_files_that_are_no_onnx_of_ours_are_named_in_one_sentence(made: Exported
             read_facts(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_what_each_block_kept_is_returned_when_asked_for_where_it_can_be(
+    made: Exported, says: Exported, runtime: str
+) -> None:
+    pytest.importorskip(runtime, reason="an extra")
+    images = _images(2)
+    with open_runner(says.checkpoint if runtime == "torch" else says.onnx, runtime, "cpu") as runner:
+        if runtime == "torch":
+            assert not any(name.startswith("kept_") for name in runner.infer(images))
+        assert runner.with_masks()
+        found = runner.infer(images)
+    for place, block in enumerate(runner.facts.model.backbone.spa_blocks):
+        mask = found[f"kept_{block}"]
+        assert mask.dtype == np.bool_
+        np.testing.assert_allclose(mask.reshape(2, -1).mean(1), found["select_ratio"][:, place], atol=1e-6)
+    if runtime != "torch":
+        with open_runner(made.onnx, runtime, "cpu") as runner:
+            assert not runner.with_masks()
+
+
+def test_a_model_without_spa_blocks_has_no_masks(tmp_path: Path) -> None:
+    path = tmp_path / "swin.pt"
+    save_checkpoint(path, make_model("swin_micro"), Preprocessing.for_task("classify", SIZE))
+    with open_runner(path, device="cpu") as runner:
+        assert not runner.with_masks()
+        assert list(runner.infer(_images(1))) == ["logits"]

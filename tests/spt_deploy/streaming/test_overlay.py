@@ -6,14 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from spt_deploy.config import BackboneConfig
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.postprocess import Classification, Detection, Prediction
-from spt_deploy.streaming.overlay import Overlay, colour_of
+from spt_deploy.streaming.overlay import DrawnOnce, Overlay, _Pen, colour_of
 from tests.spt_deploy.streaming.support import facts_of
 
 GREY = np.full((240, 320, 3), 128, dtype=np.uint8)
 DETECT = facts_of("detect", size=(240, 320))
+MIDDLE = np.full((10, 10), 0.5, np.float32)
 
 
 def drawn(
@@ -115,6 +117,8 @@ def test_labels_grow_with_the_picture() -> None:
         (["boxes", "selection"], Overlay(True, True)),
         (["selection"], Overlay(False, True)),
         (["boxes"], Overlay(True, False)),
+        (["boxes", "selection:3.5"], Overlay(True, True, "3.5")),
+        (["selection:3.5"], Overlay(False, True, "3.5")),
         (["none"], Overlay(False, False)),
         ([], Overlay(False, False)),
         ([""], Overlay(False, False)),
@@ -124,7 +128,52 @@ def test_parts_are_named_singly_or_together(parts: list[str], expected: Overlay)
     assert Overlay.of(parts) == expected
 
 
-@pytest.mark.parametrize("parts", [["heat"], ["boxes", "masks"], ["none", "boxes"]])
+@pytest.mark.parametrize("parts", [["heat"], ["boxes", "masks"], ["none", "boxes"], ["boxes:3.1"]])
 def test_an_unknown_part_is_refused_with_the_known_ones(parts: list[str]) -> None:
     with pytest.raises(UsageError, match="expected boxes and/or selection, or none alone"):
         Overlay.of(parts)
+
+
+def test_the_selection_of_one_block_has_the_edges_of_its_tokens() -> None:
+    mask = np.zeros((15, 20), np.bool_)
+    mask[:, 10:] = True
+    answer = Prediction(detections=(), select_ratio=(0.1, 0.5), masks={"3.2": mask})
+    picture = drawn(Overlay(block="3.2"), answer).astype(int)
+    dropped, kept = picture[:200, :158], picture[:200, 162:]
+    assert (dropped[..., 0] > dropped[..., 2] + 40).all()  # blue above red up to the edge
+    assert (kept[..., 2] > kept[..., 0] + 40).all()
+
+
+def test_the_legend_says_which_block_and_what_it_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    write = _Pen._write
+    monkeypatch.setattr(_Pen, "_write", lambda pen, text, *where: (said.append(text), write(pen, text, *where)))
+    mask = np.zeros((10, 10), np.bool_)
+    mask[:3] = True
+    answer = Prediction(detections=(), select_ratio=(0.9,), masks={"3.2": mask}, selection=MIDDLE)
+    drawn(Overlay(block="3.2"), answer)
+    drawn(Overlay(), answer)
+    assert said == ["block 3.2 kept 30%", "kept 90%"]
+
+
+def test_a_block_is_checked_against_those_of_the_model() -> None:
+    micro = BackboneConfig.from_name("spt_micro")
+    for block in (None, "3.1", "4.2"):
+        Overlay(block=block).check(micro)
+    with pytest.raises(UsageError, match=r"SPA block '3.3'; the model's are 3.1, 3.2, 4.1, 4.2"):
+        Overlay.of(["selection:3.3"]).check(micro)
+    with pytest.raises(UsageError, match=r"SPA block '3.1', and this swin_micro has none"):
+        Overlay.of(["selection:3.1"]).check(BackboneConfig.from_name("swin_micro"))
+
+
+def test_two_selections_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected one selection"):
+        Overlay.of(["selection", "selection:3.1"])
+
+
+def test_a_picture_that_several_ask_for_is_drawn_once() -> None:
+    once = DrawnOnce(Overlay())
+    answers = [Prediction(detections=(Detection((50, 60, 150, 160), label, "red", 0.9),)) for label in range(2)]
+    first = once.draw(GREY, answers[0], DETECT)
+    assert once.draw(GREY, answers[0], DETECT) is first
+    np.testing.assert_array_equal(once.draw(GREY, answers[1], DETECT), Overlay().draw(GREY, answers[1], DETECT))

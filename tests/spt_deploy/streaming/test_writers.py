@@ -44,6 +44,7 @@ def test_a_line_holds_the_frame_and_its_answer_and_is_on_the_disk_at_once(tmp_pa
         "source": "a.mp4",
         "frame": 3,
         "time": 0.333333,
+        "size": [48, 64],
         "classes": [{"label": 0, "name": "red", "score": 0.5}],
         "select_ratio": [0.25],
     }

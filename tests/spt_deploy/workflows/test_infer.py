@@ -18,7 +18,9 @@ import numpy.typing as npt
 import pytest
 
 from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
+from spt_deploy.images import read_image
 from spt_deploy.runtimes.base import Arrays
+from spt_deploy.streaming.pipeline import Progress
 from spt_deploy.workflows.infer import UnreadableInputs, fresh_folder, infer
 from tests.exported import make_exported
 from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, read_times, write_video
@@ -48,7 +50,7 @@ def test_a_video_gives_a_line_a_frame_and_an_annotated_video_at_the_same_times(i
     assert [line["time"] for line in lines_of(report.folder)] == times
     assert read_times(report.folder / "annotated.mp4") == times
     first = lines_of(report.folder)[0]
-    assert list(first) == ["source", "frame", "time", "detections", "select_ratio"]
+    assert list(first) == ["source", "frame", "time", "size", "detections", "select_ratio"]
     assert [found["name"] for found in first["detections"]] == ["red", "green"]  # NMS took the copy of the red one
     assert not report.go_on
 
@@ -208,6 +210,7 @@ def test_when_the_model_fails_nothing_half_written_is_left(inside: Path) -> None
         ({"conf": 2.0}, "conf is 2.0"),
         ({"stride": 0}, "stride is 0"),
         ({"overlay": ("heat",)}, "overlay is 'heat'"),
+        ({"formats": ("xml",)}, "format is 'xml'"),
     ],
 )
 def test_a_bad_argument_is_refused_before_anything_is_read(arguments: dict[str, Any], sentence: str) -> None:
@@ -406,3 +409,95 @@ def test_a_run_that_reads_nothing_leaves_no_folder_behind(tmp_path: Path) -> Non
     with pytest.raises(SourceError):
         infer([tmp_path / "a.png"], ColourRunner(), out=tmp_path / "new/runs/a")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_formats_are_whole_after_a_stop_and_again_after_the_rest(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 800, 40))
+
+    class Stopping(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            if len(self.batches) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super()._run(images)
+
+    def counts() -> tuple[int, int, int]:
+        lines = lines_of(inside / "out")
+        coco = json.loads((inside / "out/predictions.coco.json").read_text(encoding="utf-8"))
+        found = sum(len(line["detections"]) for line in lines)
+        rows = (inside / "out/predictions.csv").read_text(encoding="utf-8").splitlines()
+        assert len(rows) - 1 == len(coco["annotations"]) == found
+        return len(lines), len(coco["images"]), found
+
+    options: dict[str, Any] = {"out": "out", "video": False, "formats": ["csv", "coco"]}
+    report = infer(["v.mp4"], Stopping(facts_of("detect")), batch=2, **options)
+    begun, images, _ = counts()
+    assert begun == images == report.summary.inferred < 20
+    assert [path.name for path in report.files] == [
+        "predictions.jsonl",
+        "predictions.csv",
+        "predictions.coco.json",
+        "summary.json",
+    ]
+    infer(["v.mp4"], ColourRunner(facts_of("detect")), resume=True, **options)
+    assert counts() == (20, 20, 40)
+    assert not [name for name in files_in(inside / "out") if name.startswith(".")]
+
+
+def test_what_a_run_that_was_killed_left_of_other_formats_goes(inside: Path) -> None:
+    write_video(inside / "v.mp4", [0, 40])
+    infer(["v.mp4"], ColourRunner(), out="out", video=False)
+    for name in (".predictions.1-ab.csv", ".predictions.coco.1-ab.json"):
+        (inside / "out" / name).touch()
+    infer(["v.mp4"], ColourRunner(), out="out", video=False, resume=True)
+    assert files_in(inside / "out") == ["predictions.jsonl", "summary.json"]
+
+
+def test_crops_are_written_without_a_video_one_a_detection(inside: Path) -> None:
+    write_video(inside / "v.mp4", UNEVEN)
+    report = infer(["v.mp4"], ColourRunner(facts_of("detect")), out="out", video=False, save_crops=True)
+    names = {path.name for path in report.files}
+    assert names == {"predictions.jsonl", "crops", "summary.json"}
+    expected = [f"crops/{name}/v-{frame:06}-1.jpg" for name in ("green", "red") for frame in range(len(UNEVEN))]
+    assert files_in(inside / "out") == [*expected, "predictions.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"formats": ["coco"]}, "this model's task is classify; use --format csv"),
+        ({"save_crops": True}, "crops are the boxes of a detector"),
+        ({"overlay": ["selection:9.9"]}, r"the SPA block '9.9'; the model's are 3.1, 3.2, 4.1, 4.2"),
+        ({"overlay": ["selection:3.2"]}, r"does not say what its block 3.2 kept; export it with --selection all"),
+    ],
+)
+def test_what_the_model_cannot_give_is_refused_before_anything_is_run(
+    arguments: dict[str, Any], sentence: str, inside: Path
+) -> None:
+    write_video(inside / "v.mp4", [0, 40])
+    runner = ColourRunner()
+    with pytest.raises((UsageError, InputError), match=sentence):
+        infer(["v.mp4"], runner, out="out", **arguments)
+    assert runner.batches == []
+    assert not (inside / "out").exists()
+
+
+def test_the_selection_of_one_block_is_drawn_alike_from_a_checkpoint_and_from_a_file_that_says_it(inside: Path) -> None:
+    made = make_exported(inside / "made", (96, 96), selection="all")
+    random = np.random.default_rng(0)
+    cv2.imwrite(str(inside / "x.png"), random.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    drawn = {}
+    for model, block in ((made.checkpoint, "3.2"), (made.onnx, "3.2"), (made.checkpoint, "4.1")):
+        report = infer(["x.png"], model, device="cpu", overlay=[f"selection:{block}"])
+        drawn[model.suffix, block] = read_image(report.folder / "annotated/x.png").astype(int)
+    assert np.abs(drawn[".pt", "3.2"] - drawn[".onnx", "3.2"]).max() <= 1
+    assert np.abs(drawn[".pt", "3.2"] - drawn[".pt", "4.1"]).max() > 1
+
+
+def test_the_share_of_each_batch_is_reported_beside_that_of_all(inside: Path) -> None:
+    now: list[Progress] = []
+    write_video(inside / "v.mp4", UNEVEN)
+    infer(["v.mp4"], ColourRunner(), out="out", video=False, batch=4, on_progress=now.append)
+    ratios = [float(np.mean(line["select_ratio"])) for line in lines_of(inside / "out")]
+    parts = [ratios[:4], ratios[4:8], ratios[8:]]
+    assert [each.batch_select_ratio for each in now] == pytest.approx([np.mean(part) for part in parts], abs=1e-4)
+    assert now[-1].mean_select_ratio == pytest.approx(np.mean(ratios), abs=1e-4)

@@ -1,0 +1,112 @@
+"""The objects of a detector cut out of their frames: a JPEG each, in a folder a class."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from spt_deploy.atomic import atomic_path
+from spt_deploy.config import ModelConfig
+from spt_deploy.errors import UsageError
+from spt_deploy.postprocess import Prediction
+from spt_deploy.streaming.frames import Frame, Image, Source
+from spt_deploy.streaming.writers import encoded_image
+
+CROPS = "crops"  # a folder
+_LONGEST_NAME = 120  # bytes; file systems take 255, and numbers and a temporary name's end follow
+_NO_NAME = re.compile(r"[^\w\-. ()+]")  # \w: letters and digits of any alphabet, and the underscore
+
+
+class Crops:
+    """``crops/CLASSNAME/STEM-FRAME-NUMBER.jpg``: each box, from the frame as it was decoded.
+
+    NUMBER counts the objects of a class in a frame from 1, and goes on where a name is taken: sources may have equal
+    names, and nothing that is there is overwritten. A run that was killed and is resumed may have the objects of the
+    frame it was at twice.
+
+    Args:
+        folder: of the results.
+        model: gives the classes.
+
+    Raises:
+        UsageError: when the model is no detector.
+    """
+
+    def __init__(self, folder: Path, model: ModelConfig) -> None:
+        check_crops(model)
+        self._folder = folder / CROPS
+        self._class_folders = class_folders(model.class_names)
+        self._written = 0
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+        """Cut out and write each object of a frame; what has no pixel in it is left out.
+
+        Raises:
+            OutputError: when one cannot be written.
+        """
+        stem = f"{safe_name(Path(frame.source).stem)}-{frame.index:06}"
+        numbers: Counter[int] = Counter()
+        for found in prediction.detections or ():
+            crop = _inside(frame.image, found.box)
+            if not crop.size:
+                continue
+            data, suffix = encoded_image(crop, ".jpg")
+            path = None
+            while path is None or path.exists():
+                numbers[found.label] += 1
+                path = self._folder / self._class_folders[found.label] / f"{stem}-{numbers[found.label]}{suffix}"
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(data)
+            self._written += 1
+
+    def end(self, source: Source) -> None:
+        """Nothing is open."""
+
+    def keep(self) -> list[Path]:
+        """The folder, if there is anything in it."""
+        return [self._folder] if self._written else []
+
+    def drop(self) -> None:
+        """Each file is whole, and stays."""
+
+
+def check_crops(model: ModelConfig) -> None:
+    """Whether there are boxes to cut out.
+
+    Raises:
+        UsageError: when the model is no detector.
+    """
+    if model.task != "detect":
+        raise UsageError(f"crops are the boxes of a detector, and this model's task is {model.task}; leave them away")
+
+
+def safe_name(name: str) -> str:
+    """``name`` as that of a file anywhere, with underscores for what may not be in one; never empty, never hidden."""
+    plain = _NO_NAME.sub("_", name).encode()[:_LONGEST_NAME].decode(errors="ignore").strip(" .")
+    return plain or "_"
+
+
+def class_folders(class_names: Sequence[str]) -> tuple[str, ...]:
+    """A folder's name for each class, no two equal where upper and lower case are one; the label tells them apart."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for label, class_name in enumerate(class_names):
+        name = safe_name(class_name)
+        if name.casefold() in taken:
+            name = f"{name}-{label}"
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        names.append(name)
+    return tuple(names)
+
+
+def _inside(image: Image, box: tuple[float, float, float, float]) -> Image:
+    """The pixels that ``box`` (xyxy) touches."""
+    height, width = image.shape[:2]
+    left, top = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    right, bottom = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+    return image[top : max(top, bottom), left : max(left, right)]

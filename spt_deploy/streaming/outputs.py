@@ -1,0 +1,166 @@
+"""All that a run writes and shows: asked for, checked against the model, and kept or dropped together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from spt_deploy.atomic import output_error
+from spt_deploy.errors import ArtefactError
+from spt_deploy.interrupt import StopRequest
+from spt_deploy.postprocess import Prediction
+from spt_deploy.runtimes.base import Runner
+from spt_deploy.streaming.crops import Crops, check_crops
+from spt_deploy.streaming.formats import check_formats, write_formats
+from spt_deploy.streaming.frames import Frame, Source
+from spt_deploy.streaming.overlay import DrawnOnce, Overlay
+from spt_deploy.streaming.resume import BEGUN, Earlier
+from spt_deploy.streaming.window import Window
+from spt_deploy.streaming.writers import Annotations, FrameWriter, PredictionLog
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for beside ``predictions.jsonl`` and ``summary.json``.
+
+    Attributes:
+        overlay: what is drawn, where something is.
+        video: annotated videos and images.
+        crops: the boxes as files.
+        show: a window.
+        formats: see `streaming.formats`.
+    """
+
+    overlay: Overlay
+    video: bool = True
+    crops: bool = False
+    show: bool = False
+    formats: tuple[str, ...] = ("jsonl",)
+
+    def check(self, runner: Runner, earlier: Earlier) -> None:
+        """Whether a model can give it; from then on the runner gives the masks that are drawn.
+
+        Args:
+            runner: open.
+            earlier: the run that is resumed.
+
+        Raises:
+            UsageError: when the model's task or blocks do not fit.
+            ArtefactError: when the file does not say what is to be drawn.
+        """
+        check_formats(self.formats, runner.facts.model, earlier.lines)
+        if self.crops:
+            check_crops(runner.facts.model)
+        self.overlay.check(runner.facts.model.backbone)
+        if self.overlay.block is not None and not runner.with_masks():
+            raise ArtefactError(
+                f"{runner.path} does not say what its block {self.overlay.block} kept; export it with --selection all, "
+                "or run the checkpoint"
+            )
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """SPA blocks whose masks are drawn."""
+        return () if self.overlay.block is None else (self.overlay.block,)
+
+
+class Outputs:
+    """The writers of a run, as a context manager: what ``keep`` has not kept is dropped, with the folders that are new.
+
+    Args:
+        folder: to write in; made if need be.
+        sources: all that will come.
+        wanted: checked.
+        runner: whose answers they are.
+        earlier: the run that is resumed; its leftovers are tidied up.
+        stop: what a key in a window makes.
+
+    Attributes:
+        log: gets every answer.
+        frames: gets every answer with its frame; None where nothing is made of frames.
+
+    Raises:
+        OutputError: when the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        wanted: Wanted,
+        runner: Runner,
+        earlier: Earlier,
+        stop: StopRequest,
+    ) -> None:
+        self._folder = folder
+        try:
+            self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise output_error(folder, error) from error
+        self._formats, self._model = wanted.formats, runner.facts.model
+        self.log = PredictionLog(folder, earlier.lines)
+        earlier.tidy()
+        self._resumes = bool(earlier.lines)
+        drawing = DrawnOnce(wanted.overlay)
+        writers: list[FrameWriter] = []
+        if wanted.video:
+            writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes))
+        if wanted.crops:
+            writers.append(Crops(folder, runner.facts.model))
+        if wanted.show:
+            writers.append(Window(drawing, runner.facts, stop))
+        self.frames = _Together(writers) if writers else None
+        self._kept = False
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def keep(self) -> list[Path]:
+        """Close everything, give it its names, make the other formats, and say what there is.
+
+        Raises:
+            OutputError: when one cannot be written; the others are kept.
+        """
+        files = self.frames.keep() if self.frames else []
+        predictions = self.log.keep()
+        self._kept = True
+        return [*predictions, *write_formats(self._folder, self._formats, self._model), *files]
+
+    def __exit__(self, *error: object) -> None:
+        if self._kept:
+            return
+        if self.frames:
+            self.frames.drop()
+        if self._resumes:  # an earlier run's lines are not this one's to lose
+            self.log.rescue()
+            return
+        self.log.drop()
+        with suppress(OSError):
+            (self._folder / BEGUN).unlink()
+        for made in self._made:
+            with suppress(OSError):  # not empty: files that were written are whole, and stay
+                made.rmdir()
+
+
+class _Together:
+    """Several writers of frames as one."""
+
+    def __init__(self, writers: Sequence[FrameWriter]) -> None:
+        self._writers = writers
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+        for writer in self._writers:
+            writer.write(source, frame, prediction)
+
+    def end(self, source: Source) -> None:
+        for writer in self._writers:
+            writer.end(source)
+
+    def keep(self) -> list[Path]:
+        return [path for writer in self._writers for path in writer.keep()]
+
+    def drop(self) -> None:
+        for writer in self._writers:
+            writer.drop()
