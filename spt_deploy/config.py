@@ -139,6 +139,11 @@ class BackboneConfig:
         return max(1, math.ceil(round(share * tokens, 6) / length)) * length
 
     @property
+    def selects_by_threshold(self) -> bool:
+        """Whether there are SPA blocks that compare their scores with ``threshold``."""
+        return bool(self.spa_stages) and self.selector == "threshold"
+
+    @property
     def spa_blocks(self) -> tuple[str, ...]:
         """Names of the SPA blocks in order, ``stage.block`` counted from 1: ``("3.1", "3.2", "4.1", "4.2")``."""
         return tuple(f"{s}.{b + 1}" for s in self.spa_stages for b in range(self.depths[s - 1]))

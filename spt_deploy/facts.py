@@ -14,6 +14,7 @@ from spt_deploy.errors import ArtefactError, UsageError
 from spt_deploy.preprocess import Preprocessing
 
 METADATA_KEY = "spt_deploy"  # of an ONNX file's metadata and a safetensors header
+THRESHOLD_INPUT = "threshold"  # of an exported graph, where it has one
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class ModelFacts:
         tool_version: of the spt-deploy that wrote the artefact.
         checkpoint_sha256: of the checkpoint that an exported file was made from; empty in a checkpoint itself.
         precision: of the graph's heavy part: ``fp32``, or ``fp16`` and ``bf16`` where it was rewritten.
+        runtime_threshold: whether the graph has an input ``threshold``, a scalar float32 in (0, 1), beside its images;
+            the configuration's threshold is then the one to give where no other is wanted.
+
+    Raises:
+        UsageError: when the threshold of a model that has none is to be an input.
     """
 
     model: ModelConfig
@@ -33,6 +39,19 @@ class ModelFacts:
     tool_version: str
     checkpoint_sha256: str = ""
     precision: str = "fp32"
+    runtime_threshold: bool = False
+
+    def __post_init__(self) -> None:
+        if self.runtime_threshold and not self.model.backbone.selects_by_threshold:
+            name = self.model.backbone.name
+            why = (
+                f"keeps the best {self.model.backbone.keep_ratio:.0%} of the tokens (selector topk)"
+                if self.model.backbone.spa_blocks
+                else "has no SPA blocks"
+            )
+            raise UsageError(
+                f"{name} {why}, so that no threshold can be given at run time; export it without --runtime-threshold"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for checkpoints."""
@@ -42,6 +61,7 @@ class ModelFacts:
             "tool_version": self.tool_version,
             "checkpoint_sha256": self.checkpoint_sha256,
             "precision": self.precision,
+            "runtime_threshold": self.runtime_threshold,
         }
 
     @classmethod
@@ -58,6 +78,7 @@ class ModelFacts:
                 tool_version=str(values["tool_version"]),
                 checkpoint_sha256=str(values["checkpoint_sha256"]),
                 precision=str(values.get("precision", "fp32")),  # older files do not say
+                runtime_threshold=bool(values.get("runtime_threshold", False)),  # nor this
             )
         except (KeyError, TypeError, UsageError) as error:
             raise ArtefactError(f"{where} has a model description that cannot be read: {error}") from error

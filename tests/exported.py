@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import onnx
 
 from spt_deploy.config import Packing, Task
 from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_export.exporter import SelectionOutputs, to_onnx
@@ -28,12 +30,15 @@ def make_exported(
     task: Task = "classify",
     packing: Packing = "per-image",
     selection: SelectionOutputs = "summary",
+    runtime_threshold: bool = False,
+    model: SptModel | None = None,
     **backbone: Any,
 ) -> Exported:
-    """A randomised model as checkpoint and as ONNX file in ``folder``."""
+    """A model, or a randomised one, as checkpoint and as ONNX file in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Exported(folder / "model.pt", folder / "model.onnx")
-    save_checkpoint(made.checkpoint, make_model(task=task, **backbone), Preprocessing.for_task(task, size))
+    save_checkpoint(made.checkpoint, model or make_model(task=task, **backbone), Preprocessing.for_task(task, size))
     loaded = deployed_checkpoint(made.checkpoint, packing)
-    onnx.save(to_onnx(loaded.build(), loaded.facts, selection), made.onnx)
+    facts = replace(loaded.facts, runtime_threshold=runtime_threshold)
+    onnx.save(to_onnx(loaded.build(), facts, selection), made.onnx)
     return made

@@ -12,13 +12,17 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper
 
 from spt_deploy.errors import InputError, RuntimeMissingError
+from spt_deploy.facts import THRESHOLD_INPUT
 from spt_export.precision import LARGEST_FP16, to_mixed_precision
 
 MARGIN = 2.0  # other images reach further than those that were tried
 
 
 def largest_magnitudes(
-    model: ModelProto, batches: Iterable[npt.NDArray[np.float32]], progress: Callable[[int], None] = lambda images: None
+    model: ModelProto,
+    batches: Iterable[npt.NDArray[np.float32]],
+    progress: Callable[[int], None] = lambda images: None,
+    threshold: float | None = None,
 ) -> dict[str, float]:
     """The largest magnitude that each layer gave.
 
@@ -26,6 +30,7 @@ def largest_magnitudes(
         model: float32, as exported.
         batches: of preprocessed images, each B x 3 x H x W.
         progress: hears how many images are done.
+        threshold: in (0, 1), to give to a graph that has it as an input; the lowest that will be used sees most tokens.
 
     Returns:
         By name of every node that `precision.to_mixed_precision` would make narrow; infinity where it gave NaN.
@@ -61,10 +66,11 @@ def largest_magnitudes(
     copy.graph.initializer.append(helper.make_tensor("calibration_flat", TensorProto.INT64, [1], [-1]))
     copy.graph.initializer.append(helper.make_tensor("calibration_zero", TensorProto.FLOAT, [1], [0.0]))
     session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    beside = {} if threshold is None else {THRESHOLD_INPUT: np.asarray(threshold, dtype=np.float32)}
     total = np.zeros(len(names))
     images = 0
     for batch in batches:
-        found = np.array(session.run(names, {"images": batch}), dtype=np.float64)
+        found = np.array(session.run(names, {"images": batch, **beside}), dtype=np.float64)
         total = np.maximum(total, np.where(np.isnan(found), np.inf, found))
         images += len(batch)
         progress(images)

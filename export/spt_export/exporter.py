@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import onnx
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spt_deploy.config import mask_output
 from spt_deploy.errors import UsageError
-from spt_deploy.facts import METADATA_KEY, ModelFacts
+from spt_deploy.facts import METADATA_KEY, THRESHOLD_INPUT, ModelFacts
 from spt_deploy.model.network import SptModel
 from spt_deploy.model.operators import DOMAIN
 from spt_export.functions import ONNX_OPSET, function_protos, opset_imports
@@ -38,9 +38,12 @@ class DeployedModel(nn.Module):
         self.model = model
         self.selection = selection
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``images`` B x 3 x H x W float32; the outputs of DESIGN section 3, in their order."""
-        output = self.model(images)
+    def forward(self, images: Tensor, threshold: Tensor | None = None) -> dict[str, Tensor]:
+        """``images`` B x 3 x H x W float32; the outputs of DESIGN section 3, in their order.
+
+        ``threshold`` is a scalar float32 in (0, 1), of the score after the sigmoid; None leaves the model its own.
+        """
+        output = self.model(images, threshold=None if threshold is None else threshold.logit())
         if self.selection == "none":
             named: dict[str, Tensor] = dict(output.task)
             return named
@@ -56,7 +59,8 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
 
     Args:
         model: in evaluation mode, on the CPU, float32.
-        facts: what the file will say of itself; its preprocessing gives the image size.
+        facts: what the file will say of itself; its preprocessing gives the image size, and ``runtime_threshold`` says
+            whether the threshold is an input of the graph.
         selection: ``summary`` adds ``select_ratio`` and ``selection`` to the outputs, ``all`` each SPA block's kept
             mask too (``kept_3.1`` and so on, B x h x w bool), ``none`` leaves all of them out.
 
@@ -66,17 +70,22 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
     if selection not in SELECTION_OUTPUTS:
         raise UsageError(f"selection outputs are {selection!r}; known are {', '.join(SELECTION_OUTPUTS)}")
     deployed = DeployedModel(model, selection).eval()
-    images = torch.zeros(EXAMPLE_BATCH, 3, *facts.preprocessing.size)
+    inputs = {"images": torch.zeros(EXAMPLE_BATCH, 3, *facts.preprocessing.size)}
+    dynamic: dict[str, Any] = {"images": {0: torch.export.Dim("batch", min=1)}}
+    if facts.runtime_threshold:
+        inputs[THRESHOLD_INPUT] = torch.tensor(facts.model.backbone.threshold)
+        dynamic[THRESHOLD_INPUT] = None
     with torch.no_grad():
-        names = list(deployed(images))  # also makes the constant index tables, which tracing then finds as real tensors
+        # Also makes the constant index tables, which tracing then finds as real tensors.
+        names = list(deployed(*inputs.values()))
         with _quiet():
             program = torch.onnx.export(
                 deployed,
-                (images,),
+                tuple(inputs.values()),
                 dynamo=True,
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                dynamic_shapes=dynamic,
                 opset_version=ONNX_OPSET,
-                input_names=["images"],
+                input_names=list(inputs),
                 output_names=names,
                 verbose=False,
             )
@@ -95,9 +104,10 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
 
 
 def _name_batch(proto: onnx.ModelProto) -> None:
-    """Call the first dimension of every input and output ``batch``."""
+    """Call the first dimension of the images and of every output ``batch``."""
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        if value.name != THRESHOLD_INPUT:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
 def _forget_slot_counts(proto: onnx.ModelProto) -> None:

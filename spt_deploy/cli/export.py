@@ -36,6 +36,11 @@ from spt_deploy.errors import UsageError
     help="Score above which a token is kept; higher drops what the gates are in doubt of.  [default: as trained]",
 )
 @click.option(
+    "--runtime-threshold",
+    is_flag=True,
+    help="The graph takes the threshold as a second input, in (0, 1): for infer --threshold and --target-fps.",
+)
+@click.option(
     "--selection",
     type=click.Choice(["summary", "all", "none"]),
     default="summary",
@@ -51,6 +56,7 @@ def command(
     capacity: str | None,
     data: Path | None,
     threshold: float | None,
+    runtime_threshold: bool,
     selection: str,
     as_json: bool,
 ) -> None:
@@ -63,6 +69,7 @@ def command(
     spt-deploy export runs/demo/best.pt
     spt-deploy export ckpt.pt -o model.onnx --imgsz 800x1280
     spt-deploy export ckpt.pt --packing static --capacity auto --data photos/
+    spt-deploy export ckpt.pt --runtime-threshold
     """
     from spt_deploy.cli.console import status
     from spt_deploy.workflows.export import export
@@ -76,6 +83,7 @@ def command(
         capacity=_capacity(capacity),
         data=data,
         selection=selection,  # type: ignore[arg-type]
+        runtime_threshold=runtime_threshold,
         status=status,
     )
     if as_json:
@@ -84,7 +92,7 @@ def command(
     click.echo(f"{report.path}  {report.size_mb:.1f} MB, exported in {report.seconds:.1f} s")
     for kind, shapes in (("in", report.inputs), ("out", report.outputs)):
         for name, shape in shapes.items():
-            click.echo(f"  {kind:3} {name:14} {' x '.join(str(side) for side in shape)}")
+            click.echo(f"  {kind:3} {name:14} {' x '.join(str(side) for side in shape) or 'scalar'}")
     if report.capacity is not None:
         click.echo(
             f"room for {report.capacity:.0%} of the tokens, in whole containers; what overflows is dropped and counted"

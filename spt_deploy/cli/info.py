@@ -70,6 +70,7 @@ def _facts(found: Info) -> dict[str, str]:
     rule = (
         f"score over {backbone.threshold:g}" if backbone.selector == "threshold" else f"best {backbone.keep_ratio:.0%}"
     )
+    rule += ", or as given at run time" if found.facts.runtime_threshold else ""
     installed = [f"{name}{'' if there else ' (not installed)'}" for name, there in found.runtimes.items()]
     engine = {} if found.engine is None else {"engine": _engine(found.engine)}
     return engine | {

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Images of --data to use.")
+@click.option(
+    "--threshold", type=float, help="Run all of them at this one; files exported with --runtime-threshold take it."
+)
 @json_option
 def command(
     artefacts: tuple[Path, ...],
@@ -38,6 +41,7 @@ def command(
     runtimes: tuple[str, ...],
     device: str,
     max_images: int,
+    threshold: float | None,
     as_json: bool,
 ) -> None:
     """Prove that ARTEFACTS say the same in every runtime; the first is the reference.
@@ -67,6 +71,7 @@ def command(
         runtimes=runtimes,
         device=device,
         max_images=max_images,
+        threshold=threshold,
         status=status,
     )
     if as_json:

@@ -82,7 +82,7 @@ def build_plan(
     """Build an engine of a strongly typed graph.
 
     Args:
-        model: with one input ``images``, whose first dimension is the batch.
+        model: with an input ``images``, the first, whose first dimension is the batch; another is a scalar.
         library: that builds; with plugins registered where the model has ``spt`` nodes that are to become plugins.
         settings: see `BuildSettings`.
         precision: that the model's heavy nodes have.
@@ -141,7 +141,7 @@ def _with_batch(model: onnx.ModelProto, batch: BatchRange) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for value in (*copy.graph.input, *copy.graph.output):
+    for value in (copy.graph.input[0], *copy.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch.usual
     return copy
 

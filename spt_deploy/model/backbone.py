@@ -165,17 +165,21 @@ class Backbone(nn.Module):
         self.gate = gate_layer(config.stage_width(first - 1), config.gate_bias) if first > 1 else None
         self.register_buffer("threshold", torch.logit(torch.tensor(config.threshold)), persistent=False)
 
-    def forward(self, images: Tensor, forced: Sequence[Tensor] | None = None) -> BackboneOutput:
+    def forward(
+        self, images: Tensor, forced: Sequence[Tensor] | None = None, threshold: Tensor | None = None
+    ) -> BackboneOutput:
         """Run the backbone.
 
         Args:
             images: B x 3 x H x W, RGB, normalised; H and W from 32 pixels.
             forced: for each SPA block in order, a B x h x w bool mask that takes the place of its selection.
+            threshold: scalar float32, in logits, for all SPA blocks; None takes the configuration's.
 
         Raises:
             UsageError: when a side is below 32 pixels.
         """
         check_image_size((images.shape[2], images.shape[3]))
+        threshold = self.threshold if threshold is None else threshold
         x = self.patch_embed(images)
         tokens: list[Tensor] = []
         scores: list[Tensor] = []
@@ -195,11 +199,11 @@ class Backbone(nn.Module):
                 if isinstance(block, SpaBlock):
                     size = x.shape[:3]
                     mask = None if forced is None else forced[len(kept)].flatten(1)
-                    x, logits, keep = block(x, None if finer is None else finer.flatten(1), self.threshold, mask)
+                    x, logits, keep = block(x, None if finer is None else finer.flatten(1), threshold, mask)
                     scores.append(logits.view(size))
                     kept.append(keep.view(size))
                     if self.config.packing == STATIC:
-                        wanted.append(self._wanted(logits, mask, keep).view(size))
+                        wanted.append(self._wanted(logits, threshold, mask, keep).view(size))
                 else:
                     x = block(x)
             if stage.is_spa:
@@ -208,11 +212,11 @@ class Backbone(nn.Module):
         stages = tuple(int(name.split(".")[0]) for name in self.config.spa_blocks)
         return BackboneOutput(tuple(tokens), gate_scores, tuple(scores), tuple(kept), stages, tuple(wanted))
 
-    def _wanted(self, logits: Tensor, forced: Tensor | None, kept: Tensor) -> Tensor:
+    def _wanted(self, logits: Tensor, threshold: Tensor, forced: Tensor | None, kept: Tensor) -> Tensor:
         """What a block was to keep; a ranking never asks for more than there is room for."""
         if self.config.selector == "topk":
             return kept
-        return logits > self.threshold if forced is None else forced
+        return logits > threshold if forced is None else forced
 
 
 def stage_sizes(image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:

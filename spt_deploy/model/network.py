@@ -39,14 +39,17 @@ class SptModel(nn.Module):
         self.backbone = Backbone(config.backbone)
         self.head: LabelHead | DetectHead = DetectHead(config) if config.task == "detect" else LabelHead(config)
 
-    def forward(self, images: Tensor, forced: Sequence[Tensor] | None = None) -> ModelOutput:
+    def forward(
+        self, images: Tensor, forced: Sequence[Tensor] | None = None, threshold: Tensor | None = None
+    ) -> ModelOutput:
         """Run the model.
 
         Args:
             images: B x 3 x H x W float32, RGB, normalised; H and W from 32 pixels.
-            forced: see ``Backbone.forward``.
+            forced: see ``Backbone.forward``; so ``threshold``.
+            threshold: scalar float32, in logits.
         """
-        features = self.backbone(images, forced)
+        features = self.backbone(images, forced, threshold)
         if isinstance(self.head, DetectHead):
             return ModelOutput(self.head(features.tokens, (images.shape[2], images.shape[3])), features)
         return ModelOutput(self.head(features.tokens, features.token_weights), features)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from spt_deploy.errors import UsageError
+from spt_deploy.facts import ModelFacts
 from spt_deploy.parity.instrument import DROP, FREE, KEEP, BlockPorts, instrument
-from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import load_onnx
 from spt_deploy.runtimes.torch_runner import TorchRunner
 
@@ -66,7 +67,8 @@ class _TorchProbe(Probe):
 class _OnnxProbe(Probe):
     """The common part of the runtimes that take the instrumented ONNX model."""
 
-    def __init__(self, ports: list[BlockPorts]) -> None:
+    def __init__(self, facts: ModelFacts, ports: list[BlockPorts]) -> None:
+        self._facts = facts
         self._ports = ports
 
     @abstractmethod
@@ -74,14 +76,16 @@ class _OnnxProbe(Probe):
         """All outputs by name."""
 
     def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
-        outputs = self._run(feeds_of(images, self._ports, forced))
+        outputs = self._run(feeds_of(self._facts, images, self._ports, forced))
         scores = tuple(np.asarray(outputs.pop(port.score), dtype=np.float32) for port in self._ports)
         return Probed(outputs, scores)
 
 
-def feeds_of(images: npt.NDArray[np.float32], ports: Sequence[BlockPorts], forced: Masks | None) -> Arrays:
-    """What an instrumented ONNX model takes; arguments as for ``Probe.run``."""
-    feeds: Arrays = {"images": images}
+def feeds_of(
+    facts: ModelFacts, images: npt.NDArray[np.float32], ports: Sequence[BlockPorts], forced: Masks | None
+) -> Arrays:
+    """What an instrumented ONNX model with these facts takes; arguments as for ``Probe.run``."""
+    feeds = graph_inputs(facts, images)
     for i, port in enumerate(ports):
         free = np.full((images.shape[0], port.tokens), FREE, dtype=np.float32)
         feeds[port.forced] = free if forced is None else np.where(forced[i], KEEP, DROP).astype(np.float32)
@@ -94,7 +98,7 @@ class _OnnxRuntimeProbe(_OnnxProbe):
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
         self._session: Any = open_session(proto.SerializeToString(), runner.device)
-        super().__init__(ports)
+        super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
         names = [output.name for output in self._session.get_outputs()]
@@ -108,7 +112,7 @@ class _OpenVinoProbe(_OnnxProbe):
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
         self._compiled = compile_model(proto, runner.path.name)
         self._names = [output.name for output in proto.graph.output]
-        super().__init__(ports)
+        super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
         from spt_deploy.runtimes.openvino_runner import run_compiled

@@ -1,13 +1,14 @@
 """The contract of every runtime: open an artefact, turn a batch of images into named arrays, close.
 
 A runner is a context manager. ``infer`` checks its input here, once for all runtimes; a subclass writes
-``_open``, ``_run`` and ``_close`` only.
+``_open``, ``_run`` and ``_close`` only, and ``_run_at`` where its artefact takes a threshold.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -17,10 +18,11 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from spt_deploy.config import mask_output
-from spt_deploy.errors import InputError
-from spt_deploy.facts import ModelFacts
+from spt_deploy.errors import InputError, UsageError
+from spt_deploy.facts import THRESHOLD_INPUT, ModelFacts
 
 Arrays = dict[str, npt.NDArray[np.generic]]
+IMAGES_INPUT = "images"  # of an exported graph
 
 
 class Runner(ABC):
@@ -31,14 +33,30 @@ class Runner(ABC):
         path: of the artefact.
         device: what it runs on, ``cpu`` or ``cuda``.
         precision: of the artefact, ``fp32`` and the like.
-        facts: what the artefact says of itself; known before the runner is entered.
+        facts: what the artefact says of itself; known before the runner is entered. Where a threshold was given, it is
+            the configuration's from here on.
+
+    Raises:
+        InputError: when a threshold is given and the artefact takes none.
+        UsageError: when it is not in (0, 1).
     """
 
     runtime: ClassVar[str]
 
-    def __init__(self, path: Path, facts: ModelFacts, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: ModelFacts,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threshold: float | None = None,
+    ) -> None:
         self.path = path
         self.facts = facts
+        if threshold is not None:
+            self.check_threshold(threshold)
+            backbone = replace(facts.model.backbone, threshold=threshold)
+            self.facts = replace(facts, model=replace(facts.model, backbone=backbone))
         self.device = device
         self.precision = precision
         self._is_open = False
@@ -66,11 +84,39 @@ class Runner(ABC):
         """The largest batch that ``infer`` takes; None where it takes any."""
         return None
 
-    def infer(self, images: npt.NDArray[np.float32]) -> Arrays:
+    @property
+    def takes_threshold(self) -> bool:
+        """Whether ``infer`` takes another threshold than the model's own."""
+        return self.facts.runtime_threshold
+
+    def check_threshold(self, threshold: float) -> None:
+        """Whether ``infer`` would take it.
+
+        Raises:
+            InputError: when the artefact takes no threshold at run time.
+            UsageError: when it is not in (0, 1).
+        """
+        if not 0.0 < threshold < 1.0:
+            raise UsageError(f"threshold is {threshold}; expected a number between 0 and 1, both excluded")
+        if self.takes_threshold:
+            return
+        if not self.facts.model.backbone.selects_by_threshold:
+            raise InputError(
+                f"{self.path.name} selects no tokens by a threshold, so that {threshold:g} cannot be given; "
+                "leave it out"
+            )
+        raise InputError(
+            f"{self.path.name} takes no threshold at run time, its own is {self.facts.model.backbone.threshold:g} for "
+            "good; export it again with --runtime-threshold"
+        )
+
+    def infer(self, images: npt.NDArray[np.float32], threshold: float | None = None) -> Arrays:
         """Run the model on a batch.
 
         Args:
             images: B x 3 x H x W float32, RGB, normalised; H and W as the artefact's preprocessing says, B >= 1.
+            threshold: of the score, in (0, 1), above which SPA blocks keep a token: the higher, the fewer and the
+                faster. None is the model's own; see ``takes_threshold``.
 
         Returns:
             The outputs by name (DESIGN section 3): ``logits`` B x classes float32, or ``boxes`` B x K x 4 float32
@@ -79,7 +125,8 @@ class Runner(ABC):
             ``with_masks`` said so, ``kept_3.1`` and so on, B x h x w bool.
 
         Raises:
-            InputError: when the runner is not open or ``images`` is not what the model takes.
+            InputError: when the runner is not open, ``images`` is not what the model takes, or it takes no threshold.
+            UsageError: when the threshold is not in (0, 1).
         """
         if not self._is_open:
             raise InputError(f"the {self.runtime} runner of {self.path.name} is not open; use it in a with statement")
@@ -90,7 +137,10 @@ class Runner(ABC):
             )
         if images.dtype != np.float32:
             raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")
-        return self._run(np.ascontiguousarray(images))
+        if threshold is None:
+            return self._run(np.ascontiguousarray(images))
+        self.check_threshold(threshold)
+        return self._run_at(np.ascontiguousarray(images), threshold)
 
     def with_masks(self) -> bool:
         """Have ``infer`` return from now on what each SPA block kept; whether it will.
@@ -113,6 +163,25 @@ class Runner(ABC):
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
         """The inner step: ``images`` is checked and contiguous."""
 
+    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
+        """The inner step at another threshold, which is checked; called where ``takes_threshold`` is true."""
+        raise NotImplementedError(f"{type(self).__name__} takes a threshold and has no _run_at")
+
     @abstractmethod
     def _close(self) -> None:
         """Give back what ``_open`` took."""
+
+
+def graph_inputs(facts: ModelFacts, images: npt.NDArray[np.float32], threshold: float | None = None) -> Arrays:
+    """The inputs of an exported graph by name.
+
+    Args:
+        facts: of the file.
+        images: B x 3 x H x W float32.
+        threshold: in (0, 1), where the graph has that input; None is the model's own.
+    """
+    feeds: Arrays = {IMAGES_INPUT: images}
+    if facts.runtime_threshold:
+        value = facts.model.backbone.threshold if threshold is None else threshold
+        feeds[THRESHOLD_INPUT] = np.asarray(value, dtype=np.float32)
+    return feeds

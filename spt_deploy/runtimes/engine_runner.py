@@ -28,9 +28,9 @@ from spt_deploy.engine.description import (
 )
 from spt_deploy.engine.library import Gpu, Library, current_gpu, load_library
 from spt_deploy.errors import ArtefactError, InputError, OutputError, RuntimeMissingError, UsageError
-from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.facts import THRESHOLD_INPUT
+from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs
 
-INPUT = "images"
 _TORCH_TYPES: dict[str, torch.dtype] = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
@@ -52,7 +52,7 @@ class EngineRunner(Runner):
 
     runtime: ClassVar[str] = "tensorrt"
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threshold: float | None = None) -> None:
         if device == "cpu":
             raise UsageError(f"{path.name} is an engine and runs on a GPU; use --device cuda, or run the ONNX file")
         self.description: EngineDescription = read_description(path)
@@ -64,7 +64,7 @@ class EngineRunner(Runner):
         assert gpu is not None
         self._gpu: Gpu = gpu
         self._engine: _OpenEngine | None = None
-        super().__init__(path, self.description.facts, "cuda", self.description.precision)
+        super().__init__(path, self.description.facts, "cuda", self.description.precision, threshold)
 
     @property
     def max_batch(self) -> int | None:
@@ -76,9 +76,15 @@ class EngineRunner(Runner):
         self._engine = kind(self._library, self._plan, self.description, self._gpu, self.path.name)
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        return self._answer(graph_inputs(self.facts, images))
+
+    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
+        return self._answer(graph_inputs(self.facts, images, threshold))
+
+    def _answer(self, feeds: Arrays) -> Arrays:
         assert self._engine is not None
-        check_batch(self.description, len(images), self.path.name)
-        return self._engine.run(images)
+        check_batch(self.description, len(feeds[IMAGES_INPUT]), self.path.name)
+        return self._engine.run(feeds)
 
     def _output_names(self) -> list[str]:
         return self._engine.outputs if self._engine else []
@@ -118,15 +124,19 @@ class _OpenEngine:
         self._contexts: dict[int, Any] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
-    def run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        """Pad, run, trim. ``images`` are no more than the largest batch."""
+    def run(self, feeds: Arrays) -> Arrays:
+        """Pad, run, trim. The images are no more than the largest batch."""
+        images = feeds[IMAGES_INPUT]
         count = len(images)
         size = self._description.batch.padded(count)
-        host, device = self._host[INPUT], self._device[INPUT]
+        host, device = self._host[IMAGES_INPUT], self._device[IMAGES_INPUT]
         host[:count].numpy()[:] = images
         host[count:size].zero_()
         with torch.cuda.stream(self._stream):
             device[:size].copy_(host[:size], non_blocking=True)
+            if THRESHOLD_INPUT in feeds:  # where the buffer is: a graph reads what lies there when it is replayed
+                self._host[THRESHOLD_INPUT].fill_(float(feeds[THRESHOLD_INPUT]))
+                self._device[THRESHOLD_INPUT].copy_(self._host[THRESHOLD_INPUT], non_blocking=True)
             self._launch(size)
             for name in self.outputs:
                 self._host[name][:count].copy_(self._device[name][:count], non_blocking=True)
@@ -163,7 +173,7 @@ class _OpenEngine:
                 f"there is no room on {self._gpu.name} for {self._name} at a batch of {size}: {self._errors()}; use a "
                 "smaller --batch"
             )
-        if not context.set_input_shape(INPUT, (size, *self._device[INPUT].shape[1:])):
+        if not context.set_input_shape(IMAGES_INPUT, (size, *self._device[IMAGES_INPUT].shape[1:])):
             raise InputError(f"{self._name} does not take a batch of {size}: {self._errors()}")
         for name, buffer in self._device.items():
             context.set_tensor_address(name, buffer.data_ptr())
@@ -178,8 +188,9 @@ class _OpenEngine:
 
     def _buffer(self, name: str, device: str) -> Tensor:
         shape = list(self._engine.get_tensor_shape(name))
-        shape[0] = self._description.batch.largest
-        if min(shape) < 0:
+        if shape:  # the threshold is a scalar
+            shape[0] = self._description.batch.largest
+        if min(shape, default=0) < 0:
             raise ArtefactError(f"{self._name} has an output {name} of unknown size {shape}; export the model again")
         return torch.zeros(shape, dtype=_TORCH_TYPES[self._engine.get_tensor_dtype(name).name], device=device)
 

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
 
-from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import read_facts
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -85,20 +85,26 @@ class OnnxRuntimeRunner(Runner):
 
     runtime: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, path: Path, device: str = "auto", spins: bool = True) -> None:
+    def __init__(self, path: Path, device: str = "auto", spins: bool = True, threshold: float | None = None) -> None:
         self._spins = spins
         self._session: ort.InferenceSession | None = None
         self._names: list[str] = []
         facts = read_facts(path)
-        super().__init__(path, facts, choose_device(device), facts.precision)
+        super().__init__(path, facts, choose_device(device), facts.precision, threshold)
 
     def _open(self) -> None:
         self._session = open_session(self.path, self.device, self._spins)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        return self._answer(graph_inputs(self.facts, images))
+
+    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
+        return self._answer(graph_inputs(self.facts, images, threshold))
+
+    def _answer(self, feeds: Arrays) -> Arrays:
         assert self._session is not None
-        return dict(zip(self._names, self._session.run(None, {"images": images}), strict=True))
+        return dict(zip(self._names, self._session.run(None, feeds), strict=True))
 
     def _output_names(self) -> list[str]:
         return self._names

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
-from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
 
 
@@ -53,19 +53,25 @@ class OpenVinoRunner(Runner):
 
     runtime: ClassVar[str] = "openvino"
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", threshold: float | None = None) -> None:
         if device not in ("auto", "cpu"):
             raise UsageError(f"the openvino runtime runs on the CPU here, not on {device!r}; use --device cpu")
         self._proto = load_onnx(path)
         self._compiled: Any = None
         facts = facts_of(self._proto, str(path))
-        super().__init__(path, facts, precision=facts.precision)
+        super().__init__(path, facts, precision=facts.precision, threshold=threshold)
 
     def _open(self) -> None:
         self._compiled = compile_model(self._proto, self.path.name)
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return run_compiled(self._compiled, {"images": images}, self._output_names())
+        return self._answer(graph_inputs(self.facts, images))
+
+    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
+        return self._answer(graph_inputs(self.facts, images, threshold))
+
+    def _answer(self, feeds: Arrays) -> Arrays:
+        return run_compiled(self._compiled, feeds, self._output_names())
 
     def _output_names(self) -> list[str]:
         return [output.name for output in self._proto.graph.output]

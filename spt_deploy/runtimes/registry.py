@@ -68,7 +68,14 @@ def choose_runtime(path: Path, wanted: str = "auto") -> str:
     return wanted
 
 
-def open_runner(path: Path, runtime: str = "auto", device: str = "auto", *, shares_cores: bool = False) -> Runner:
+def open_runner(
+    path: Path,
+    runtime: str = "auto",
+    device: str = "auto",
+    *,
+    shares_cores: bool = False,
+    threshold: float | None = None,
+) -> Runner:
     """A runner of the artefact, not yet entered.
 
     Args:
@@ -76,10 +83,12 @@ def open_runner(path: Path, runtime: str = "auto", device: str = "auto", *, shar
         runtime: ``auto``, ``torch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
         shares_cores: whether other threads work beside the model, as in a stream.
+        threshold: of the score, in (0, 1), in place of the model's own; see `Runner.check_threshold`.
 
     Raises:
         ArtefactError: when the file cannot be used.
-        UsageError: when the runtime does not take this kind of artefact.
+        InputError: when a threshold is given and the artefact takes none.
+        UsageError: when the runtime does not take this kind of artefact, or the threshold is out of range.
         RuntimeMissingError: when the runtime or device is not there.
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -88,15 +97,19 @@ def open_runner(path: Path, runtime: str = "auto", device: str = "auto", *, shar
     if name == "torch":
         from spt_deploy.runtimes.torch_runner import TorchRunner
 
-        return TorchRunner(path, device)
+        runner = TorchRunner(path, device, threshold=threshold)
+        if threshold is not None:
+            runner.check_threshold(threshold)
+        return runner
     if name == "onnxruntime":
         from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, device, spins=not shares_cores)
+        return OnnxRuntimeRunner(path, device, spins=not shares_cores, threshold=threshold)
     if name in RUNTIMES["engine"]:
         from spt_deploy.runtimes.engine_runner import EngineRunner, RtxEngineRunner
 
-        return EngineRunner(path, device) if name == "tensorrt" else RtxEngineRunner(path, device)
+        kind = EngineRunner if name == "tensorrt" else RtxEngineRunner
+        return kind(path, device, threshold)
     from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
 
-    return OpenVinoRunner(path, device)
+    return OpenVinoRunner(path, device, threshold)

@@ -99,9 +99,20 @@ class TorchRunner(Runner):
             spt_plugins.register_torch_cuda()
         self._model = self._checkpoint.build().to(self._device)
 
+    @property
+    def takes_threshold(self) -> bool:
+        """PyTorch runs any model at any threshold that selects by one."""
+        return self.facts.model.backbone.selects_by_threshold
+
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        return self._answer(images, None)
+
+    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
+        return self._answer(images, torch.logit(torch.tensor(threshold, device=self._device)))
+
+    def _answer(self, images: npt.NDArray[np.float32], threshold: torch.Tensor | None) -> Arrays:
         with torch.inference_mode():
-            output = self.model(torch.from_numpy(images).to(self._device))
+            output = self.model(torch.from_numpy(images).to(self._device), threshold=threshold)
             named = dict(output.named())
             if self._masks:
                 blocks = self.facts.model.backbone.spa_blocks

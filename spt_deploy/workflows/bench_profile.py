@@ -59,7 +59,7 @@ def profile(runner: Runner, images: npt.NDArray[np.float32], masks: Masks | None
     if runner.runtime not in ("onnxruntime", "openvino"):
         raise UsageError(f"{runner.runtime} gives no profile here; profile an ONNX file in onnxruntime or openvino")
     proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
-    feeds = feeds_of(images, ports, masks)
+    feeds = feeds_of(runner.facts, images, ports, masks)
     times = _onnxruntime(runner, proto, feeds) if runner.runtime == "onnxruntime" else _openvino(runner, proto, feeds)
     return _summed(times)
 

@@ -17,7 +17,7 @@ from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.parity.checks import PairReport, compare_runners
-from spt_deploy.parity.inputs import generated_cases
+from spt_deploy.parity.inputs import Case, generated_cases
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
@@ -72,12 +72,14 @@ def export(
     capacity: float | Literal["auto"] | None = None,
     data: Path | None = None,
     selection: SelectionOutputs = "summary",
+    runtime_threshold: bool = False,
     status: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
     """Export a checkpoint and check the file: ``onnx.checker``, then ONNX Runtime against PyTorch.
 
     The comparison runs on batches of 1, 2 and 5, on random and flat images, and with the selection forced to nothing
-    and to everything. The file gets its name only when it has passed.
+    and to everything; where the threshold is an input, at another one too. The file gets its name only when it has
+    passed.
 
     Args:
         checkpoint: None takes the newest one, see ``find_artefact``.
@@ -92,6 +94,8 @@ def export(
             takes what ``data`` needs.
         data: folder of images, on which it is measured how much room the selection needs (`capacity.py`).
         selection: which outputs tell of the selection, see ``to_onnx``.
+        runtime_threshold: the graph gets a second input ``threshold``, a scalar float32 in (0, 1) that all SPA blocks
+            compare their scores with; ``threshold`` is then what runs where no other is given.
         status: hears what is being done.
 
     Raises:
@@ -99,7 +103,7 @@ def export(
         InputError: when ``data`` cannot be used.
         ResultError: when the exported file does not say what the checkpoint says.
         OutputError: when the file cannot be written.
-        UsageError: when an argument is out of range.
+        UsageError: when an argument is out of range, or the model has no threshold that could be an input.
     """
     if packing not in PACKINGS:
         raise UsageError(f"packing is {packing!r}; known are {', '.join(PACKINGS)}")
@@ -111,6 +115,8 @@ def export(
     if why:
         status(why)
     path = output or source.with_suffix(".static.onnx" if packing == "static" else ".onnx")
+    if runtime_threshold:  # a model that cannot have it is refused here, before anything is measured
+        replace(deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=True)
     need = None
     if capacity == "auto" and data is None:
         raise UsageError("capacity is auto, and there is nothing to measure it on; give a folder of images with --data")
@@ -119,7 +125,7 @@ def export(
     if capacity == "auto":
         capacity = need.capacity if need else None
     loaded = deployed_checkpoint(source, packing, image_size, threshold, capacity)
-    facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source))
+    facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source), runtime_threshold=runtime_threshold)
     height, width = facts.preprocessing.size
     status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
     start = time.perf_counter()
@@ -155,6 +161,12 @@ def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[st
     checkpoint = TorchRunner(source, "cpu", backbone.packing, size, backbone.threshold, backbone.capacity)
     with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
         report = compare_runners(ours, theirs, cases)
+    if facts.runtime_threshold:
+        another = round((1 + backbone.threshold) / 2, 3)  # halfway to 1
+        selecting = [Case(f"{c.name} at {another:g}", c.images) for c in cases if c.force is None]
+        checkpoint = TorchRunner(source, "cpu", backbone.packing, size, another, backbone.capacity)
+        with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu", threshold=another) as theirs:
+            report = replace(report, cases=(*report.cases, *compare_runners(ours, theirs, selecting).cases))
     if not report.passed:
         bad = next(case for case in report.cases if not case.passed)
         name, worst = max(report.differences.items(), key=lambda item: item[1].max_absolute)

@@ -169,7 +169,8 @@ def _calibrate(
             seen += len(case.images)
             yield case.images
 
-    found = out_of_range(largest_magnitudes(model, batches()))
+    threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
+    found = out_of_range(largest_magnitudes(model, batches(), threshold=threshold))
     if found:
         status(f"{len(found)} layers stay in float32: {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}")
     return found, seen

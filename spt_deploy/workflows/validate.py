@@ -80,6 +80,7 @@ def validate(
     device: str = "cpu",
     max_images: int = 64,
     batch: int = 8,
+    threshold: float | None = None,
     status: Callable[[str], None] = lambda text: None,
 ) -> ValidateReport:
     """Compare artefacts and runtimes; the first artefact, in its best runtime, is the reference.
@@ -93,10 +94,12 @@ def validate(
         device: of torch and ONNX Runtime.
         max_images: of ``data``, evenly spread.
         batch: images of ``data`` a batch.
+        threshold: of the score, in (0, 1), that all of them run at; files must take it as an input. None is the
+            exported file's own.
         status: hears what is being done.
 
     Raises:
-        InputError: when the artefacts are not of one model, or ``data`` cannot be used.
+        InputError: when the artefacts are not of one model, one takes no threshold, or ``data`` cannot be used.
         ArtefactError: when an artefact cannot be used.
         UsageError: when there is only one artefact in one runtime: nothing to compare.
     """
@@ -105,7 +108,7 @@ def validate(
     for note in notes:
         status(note)
     with ExitStack() as stack:
-        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, notes)]
+        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, threshold, notes)]
         if len(runners) < 2:
             raise UsageError(
                 f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; "
@@ -148,7 +151,9 @@ def _found(notes: list[str]) -> list[Path]:
     return [checkpoint, onnx_file]
 
 
-def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes: list[str]) -> list[Runner]:
+def _runners(
+    paths: Sequence[Path], runtimes: Sequence[str], device: str, threshold: float | None, notes: list[str]
+) -> list[Runner]:
     """A runner of each artefact in each runtime that takes it and is installed, none entered yet."""
     for name in runtimes:
         if name not in RUNTIMES["onnx"]:
@@ -159,18 +164,19 @@ def _runners(paths: Sequence[Path], runtimes: Sequence[str], device: str, notes:
         if artefact_kind(path) == "checkpoint":
             if exported:  # the checkpoint runs as the exported files do: at their size, packing and threshold
                 backbone, size = exported[0].model.backbone, exported[0].preprocessing.size
-                runners.append(TorchRunner(path, device, backbone.packing, size, backbone.threshold, backbone.capacity))
+                value = backbone.threshold if threshold is None else threshold
+                runners.append(TorchRunner(path, device, backbone.packing, size, value, backbone.capacity))
             else:
-                runners.append(TorchRunner(path, device))
+                runners.append(open_runner(path, device=device, threshold=threshold))
             continue
         if artefact_kind(path) == "engine":
-            runners.append(open_runner(path))
+            runners.append(open_runner(path, threshold=threshold))
             continue
         for name in runtimes or RUNTIMES["onnx"]:
             if not runtimes and importlib.util.find_spec(name) is None:
                 notes.append(f"{name} is not installed and was left out (pip install {name})")
                 continue
-            runners.append(open_runner(path, name, "cpu" if name == "openvino" else device))
+            runners.append(open_runner(path, name, "cpu" if name == "openvino" else device, threshold=threshold))
     return runners
 
 

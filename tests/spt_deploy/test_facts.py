@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from spt_deploy.config import BackboneConfig, ModelConfig
-from spt_deploy.errors import ArtefactError
+from spt_deploy.errors import ArtefactError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.preprocess import Preprocessing
 
@@ -27,6 +29,27 @@ def test_facts_survive_json_in_one_line() -> None:
 
 def test_facts_name_the_colour_order_for_other_readers() -> None:
     assert FACTS.to_dict()["preprocessing"]["colour_order"] == "RGB"
+
+
+def test_a_threshold_at_run_time_survives_json_and_files_that_do_not_say_have_none() -> None:
+    facts = replace(FACTS, runtime_threshold=True)
+    assert ModelFacts.from_json(facts.to_json(), "x.onnx") == facts
+    older = FACTS.to_dict()
+    del older["runtime_threshold"]
+    assert ModelFacts.from_dict(older, "x.onnx").runtime_threshold is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"selector": "topk", "keep_ratio": 0.3}, r"spt_t keeps the best 30% .*topk.*export it without"),
+        ({"spa_stages": ()}, r"spt_t has no SPA blocks.*export it without --runtime-threshold"),
+    ],
+)
+def test_a_model_without_threshold_can_have_none_at_run_time(changes: dict[str, Any], match: str) -> None:
+    model = replace(FACTS.model, backbone=replace(FACTS.model.backbone, **changes))
+    with pytest.raises(UsageError, match=match):
+        replace(FACTS, model=model, runtime_threshold=True)
 
 
 @pytest.mark.parametrize("key", ["model", "preprocessing", "tool_version", "checkpoint_sha256"])

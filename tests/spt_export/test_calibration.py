@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,14 @@ def test_magnitudes_are_those_of_the_layers_outputs(model: ModelProto) -> None:
     session = ort.InferenceSession(copy.SerializeToString())
     largest = max(float(np.abs(session.run([node.output[0]], {"images": b})[0]).max()) for b in batches())
     assert magnitudes[node.name] == pytest.approx(largest, rel=1e-6)
+
+
+def test_a_graph_whose_threshold_is_an_input_is_looked_at_with_the_one_that_is_given(tmp_path: Path) -> None:
+    model = onnx.load(make_exported(tmp_path, (64, 64), runtime_threshold=True).onnx)
+    some, none = (largest_magnitudes(model, batches()[:1], threshold=threshold) for threshold in (0.002, 0.999))
+    packed = [node.name for node in model.graph.node if node.op_type == "PackedQKV"]
+    assert all(some[name] > 0 for name in packed)
+    assert all(none[name] == 0 for name in packed)
 
 
 def test_without_an_image_there_is_nothing_to_say(model: ModelProto) -> None:

@@ -48,6 +48,25 @@ def test_inputs_and_outputs_have_the_documented_names_and_a_free_batch(classify:
     }
 
 
+def test_the_threshold_is_a_constant_unless_it_is_asked_for_as_an_input(classify: Exported, tmp_path: Path) -> None:
+    def thresholds(graph: onnx.GraphProto) -> set[str]:
+        return {node.input[2] for node in graph.node if node.op_type == "SelectTokens"}
+
+    fixed = onnx.load(classify.onnx).graph
+    assert thresholds(fixed) <= {tensor.name for tensor in fixed.initializer}
+    graph = onnx.load(make_exported(tmp_path, (64, 96), runtime_threshold=True).onnx).graph
+    assert _shapes(graph.input) == {"images": ["batch", 3, 64, 96], "threshold": []}
+    assert graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    (logit,) = thresholds(graph)  # one for all blocks
+    made_by = {node.output[0]: node for node in graph.node}
+    assert made_by[logit].op_type == "Log"
+    # Nothing else of the graph is another: three nodes make a logit of the input.
+    extra = [node.op_type for node in graph.node]
+    for node in fixed.node:
+        extra.remove(node.op_type)
+    assert sorted(extra) == ["Div", "Log", "Sub"]
+
+
 def test_the_facts_travel_in_the_metadata(classify: Exported) -> None:
     metadata = {p.key: p.value for p in onnx.load(classify.onnx).metadata_props}
     facts = ModelFacts.from_json(metadata[METADATA_KEY], "the file")

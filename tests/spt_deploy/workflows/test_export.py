@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from onnx import inliner, numpy_helper
 
 from spt_deploy.cli import main
-from spt_deploy.errors import ResultError, UsageError
+from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint, sha256_of
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
@@ -69,6 +69,48 @@ def test_a_higher_threshold_keeps_fewer_tokens_and_the_checkpoint_is_compared_at
     assert validate([checkpoint, path], runtimes=["onnxruntime"]).passed
     with pytest.raises(UsageError, match="threshold is 1"):
         export(checkpoint, threshold=1)
+
+
+def test_a_threshold_at_run_time_is_an_input_and_is_compared_at_two_values(tmp_path: Path) -> None:
+    checkpoint = _checkpoint(tmp_path / "best.pt")
+    result = CliRunner().invoke(main, ["export", str(checkpoint), "--runtime-threshold", "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["inputs"] == {"images": ["batch", 3, 64, 64], "threshold": []}
+    assert "random x5 at 0.505" in [case["name"] for case in report["parity"]["cases"]]
+    assert read_facts(tmp_path / "best.onnx").runtime_threshold
+    assert validate([checkpoint, tmp_path / "best.onnx"], threshold=0.005).passed
+
+
+def test_an_input_that_reaches_only_some_blocks_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export_workflow.to_onnx
+
+    def wrong(*arguments: object) -> onnx.ModelProto:
+        proto = real(*arguments)  # type: ignore[arg-type]
+        last = [node for node in proto.graph.node if node.op_type == "SelectTokens"][-1]
+        default = np.asarray(np.log(0.01 / 0.99), dtype=np.float32)  # right as long as nobody gives another
+        proto.graph.initializer.append(numpy_helper.from_array(default, "constant_threshold"))
+        last.input[2] = "constant_threshold"
+        return proto
+
+    monkeypatch.setattr(export_workflow, "to_onnx", wrong)
+    with pytest.raises(ResultError, match=r"at 0\.505"):
+        export(_checkpoint(tmp_path / "best.pt"), runtime_threshold=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_model_that_has_no_threshold_is_refused_as_an_input_before_any_work(tmp_path: Path) -> None:
+    swin = _checkpoint(tmp_path / "swin.pt", name="swin_micro")
+    result = CliRunner().invoke(main, ["export", str(swin), "--runtime-threshold"])
+    assert result.exit_code == 2
+    assert "swin_micro has no SPA blocks" in result.stderr
+    assert "exporting" not in result.stderr
+
+
+def test_validate_at_a_threshold_needs_files_that_take_it(tmp_path: Path) -> None:
+    report = export(_checkpoint(tmp_path / "best.pt"))
+    with pytest.raises(InputError, match=r"best\.onnx takes no threshold .* export it again with --runtime-threshold"):
+        validate([report.checkpoint, report.path], threshold=0.3)
 
 
 def test_a_file_that_does_not_say_what_the_checkpoint_says_is_not_written(
