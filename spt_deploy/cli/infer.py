@@ -68,6 +68,13 @@ if TYPE_CHECKING:
 @click.option("--save-crops", is_flag=True, help="Write each box as crops/CLASS/STEM-FRAME-NUMBER.jpg.")
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Escape stops as Ctrl-C does.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out that was stopped or killed.")
+@click.option("--threshold", type=float, metavar="X", help="Score above which a token is kept.  [default: the model's]")
+@click.option(
+    "--target-fps", type=float, metavar="X", help="Move the threshold so that the model makes X frames a second."
+)
+@click.option(
+    "--threshold-range", metavar="LOW:HIGH", help="Bounds for --target-fps.  [default: from the model's own to 0.9]"
+)
 @json_option
 def command(
     sources: tuple[str, ...],
@@ -91,6 +98,9 @@ def command(
     save_crops: bool,
     show: bool,
     resume: bool,
+    threshold: float | None,
+    target_fps: float | None,
+    threshold_range: str | None,
     as_json: bool,
 ) -> None:
     """Run a model on images, folders, globs, videos, cameras and network streams.
@@ -101,17 +111,22 @@ def command(
     and summary.json; with --format and --save-crops more. Of files every frame is answered; a live source drops its
     oldest frames where the model is slower.
 
+    A higher threshold keeps fewer tokens and takes less time. --threshold and --target-fps need a checkpoint, or a file
+    exported with --runtime-threshold; each line of predictions.jsonl then says its threshold.
+
     \b
     Examples:
       spt-deploy infer street.mp4
       spt-deploy infer photos/ --model runs/street/best.onnx --conf 0.4
       spt-deploy infer 'night/**/*.jpg' --overlay selection --out night-results
       spt-deploy infer 0 rtsp://camera.local/stream --duration 3600 --no-video
+      spt-deploy infer street.mp4 --target-fps 30 --threshold-range 0.01:0.5
       ffmpeg -i in.mkv -f mjpeg - | spt-deploy infer - --out piped
       spt-deploy infer street.mp4 --no-video --format csv,coco --save-crops
     """
     from spt_deploy.cli.console import Sparkline, progress, status
     from spt_deploy.runtimes import Runner
+    from spt_deploy.streaming.budget import parse_threshold_range
     from spt_deploy.streaming.pipeline import Progress
     from spt_deploy.workflows.infer import UnreadableInputs, infer
 
@@ -151,6 +166,9 @@ def command(
                 save_crops=save_crops,
                 show=show,
                 resume=resume,
+                threshold=threshold,
+                target_fps=target_fps,
+                threshold_range=None if threshold_range is None else parse_threshold_range(threshold_range),
                 on_progress=on_progress,
                 on_model=on_model,
             )
@@ -192,6 +210,8 @@ def _human(report: InferReport) -> str:
     if done.dropped or done.gaps:
         lost = f"; connections lost and found again: {done.gaps}" if done.gaps else ""
         lines.append(f"{done.dropped} of {done.read} frames came too fast and were dropped{lost}")
+    if done.budget is not None:
+        lines.append(done.budget.verdict)
     if done.overflowed:
         lines.append(
             f"in {done.overflowed} of them some block had no room for all it selected: export a larger --capacity"

@@ -21,6 +21,7 @@ from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming import summary as stages
+from spt_deploy.streaming.budget import Budget
 from spt_deploy.streaming.flow import Channel, Flow
 from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource
 from spt_deploy.streaming.summary import StageClock, StreamSummary
@@ -58,6 +59,7 @@ class _Batch:
         gaps: each with the number of frames in the buffer that come before it.
         ended: sources whose last frame is in this batch or an earlier one.
         arrays: what the model made of it.
+        threshold: that its tokens were selected by; None is the model's own.
     """
 
     buffer: npt.NDArray[np.float32]
@@ -65,6 +67,7 @@ class _Batch:
     gaps: list[tuple[int, Gap]] = field(default_factory=list)
     ended: list[Source] = field(default_factory=list)
     arrays: Arrays = field(default_factory=dict)
+    threshold: float | None = None
 
 
 class Pipeline:
@@ -79,6 +82,7 @@ class Pipeline:
         on_progress: called after every batch, from a thread of the pipeline.
         done: see ``Turns``.
         max_wait: seconds after which a batch that waits for a live source, or for a pipe, runs with what there is.
+        threshold: of the selection, or a budget that chooses it batch by batch; None is the model's own.
 
     Raises:
         UsageError: when ``max_wait`` is below 0.
@@ -94,11 +98,13 @@ class Pipeline:
         on_progress: Callable[[Progress], None] | None = None,
         done: Mapping[tuple[str, int], int] | None = None,
         max_wait: float = MAX_WAIT,
+        threshold: float | Budget | None = None,
     ) -> None:
         if not max_wait >= 0:
             raise UsageError(f"max_wait is {max_wait} s; expected 0 or more")
         self._done = done
         self._max_wait = max_wait
+        self._threshold = threshold
         self._runner = runner
         self._postprocessing = postprocessing
         self._log = log
@@ -134,14 +140,26 @@ class Pipeline:
             flow.spawn("postprocess", lambda: self._hand_on(answered, free))
             for batch in filled:
                 with self._clock.stage(stages.MODEL, len(batch.frames) or 1):
-                    batch.arrays = self._runner.infer(batch.buffer[: len(batch.frames)]) if batch.frames else {}
+                    self._infer(batch)
                 answered.put(batch)
             answered.close()
         self._summary.read += self._summary.dropped
         self._summary.stopped_by = stop.signal_number
         self._summary.mean_select_ratio = self._mean_select_ratio
         self._summary.wall_s = self._clock.wall
+        self._summary.budget = self._threshold.report() if isinstance(self._threshold, Budget) else None
         return self._summary
+
+    def _infer(self, batch: _Batch) -> None:
+        """The model's answers to a batch; a budget hears how long they took."""
+        if not batch.frames:
+            return
+        chosen = self._threshold
+        batch.threshold = chosen.threshold if isinstance(chosen, Budget) else chosen
+        start = time.perf_counter()
+        batch.arrays = self._runner.infer(batch.buffer[: len(batch.frames)], batch.threshold)
+        if isinstance(chosen, Budget):
+            chosen.observe(len(batch.frames), time.perf_counter() - start)
 
     def _preprocess(self, turns: Turns, free: Channel[_Batch], filled: Channel[_Batch]) -> None:
         """Each frame into the next place of the batch in hand; a batch that is full, or has waited long, goes on."""
@@ -175,7 +193,7 @@ class Pipeline:
                     predictions = self._postprocessing.apply(batch.arrays, self._runner.facts, sizes)
                 for place, ((source, frame), prediction) in enumerate(zip(batch.frames, predictions, strict=True)):
                     self._write_gaps(batch, place)
-                    self._write(source, frame, prediction)
+                    self._write(source, frame, prediction, batch.threshold)
             self._write_gaps(batch, len(batch.frames))
             self._end(batch.ended)
             if batch.frames and self._on_progress:
@@ -185,12 +203,12 @@ class Pipeline:
                 self._on_progress(Progress(done, self._total, self._mean_select_ratio, of_batch))
             free.put(_Batch(batch.buffer))
 
-    def _write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+    def _write(self, source: Source, frame: Frame, prediction: Prediction, threshold: float | None) -> None:
         if self._annotations is not None:
             with self._clock.stage(stages.DRAW_ENCODE):
                 self._annotations.write(source, frame, prediction)
         with self._clock.stage(stages.WRITE):
-            self._log.write(frame, prediction)
+            self._log.write(frame, prediction, threshold)
         self._summary.inferred += 1
         self._summary.overflowed += any(prediction.overflow)
         self._summary.last = (frame.source, frame.index)

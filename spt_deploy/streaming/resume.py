@@ -31,6 +31,8 @@ class Begun:
         iou: see ``conf``.
         start: see ``Sampling``; so ``stride``.
         stride: see ``start``.
+        threshold: of the selection, where one was given; so ``target_fps``.
+        target_fps: see ``threshold``.
     """
 
     model_sha256: str
@@ -38,6 +40,8 @@ class Begun:
     iou: float
     start: int
     stride: int
+    threshold: float | None = None
+    target_fps: float | None = None
 
     def note(self, folder: Path) -> None:
         """Write it down.
@@ -59,7 +63,11 @@ class Begun:
             return
         for name, value in asdict(self).items():
             if before.get(name) != value:
-                what = "another model" if name == "model_sha256" else f"{name} {before.get(name)}, not {value}"
+                what = f"{name} {before.get(name)}, not {value}"
+                if name == "model_sha256":
+                    what = "another model"
+                elif before.get(name) is None:
+                    what = f"no {name}, not {value}"
                 raise UsageError(
                     f"the run in {folder} was begun with {what}; resume it with the same, or choose another --out"
                 )

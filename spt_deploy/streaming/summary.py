@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from spt_deploy.streaming.budget import BudgetReport
 from spt_deploy.streaming.frames import Failure
 
 DECODE, PREPROCESS, MODEL, POSTPROCESS = "decode", "preprocess", "model", "postprocess"
@@ -112,6 +113,7 @@ class StreamSummary:
         resumed: frames that an earlier run had answered.
         overflowed: frames of which static packing had no room for some token.
         follows_live: whether all sources are live, so that nothing can be faster than they are.
+        budget: what came of a target rate; None without one.
     """
 
     read: int = 0
@@ -127,6 +129,7 @@ class StreamSummary:
     resumed: int = 0
     overflowed: int = 0
     follows_live: bool = False
+    budget: BudgetReport | None = None
 
     @property
     def fps(self) -> float:
@@ -176,6 +179,7 @@ class StreamSummary:
             "limiting_stage": self.limiting_stage,
             "hint": self.hint,
             "mean_select_ratio": None if self.mean_select_ratio is None else round(self.mean_select_ratio, 4),
+            "budget": None if self.budget is None else self.budget.to_dict(),
             "failures": [{"source": failure.source, "reason": failure.reason} for failure in self.failures],
             "stopped_by_signal": self.stopped_by,
         }

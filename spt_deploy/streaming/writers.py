@@ -97,13 +97,18 @@ class PredictionLog:
             self.drop()
             raise output_error(self._draft.target, error) from error
 
-    def write(self, frame: Frame, prediction: Prediction) -> None:
+    def write(self, frame: Frame, prediction: Prediction, threshold: float | None = None) -> None:
         """Add the line of ``frame``.
+
+        Args:
+            frame: that was inferred.
+            prediction: the answer.
+            threshold: that its tokens were selected by; None, the model's own, is not written.
 
         Raises:
             OutputError: when it cannot be written.
         """
-        line = {
+        line: dict[str, Any] = {
             "source": frame.source,
             "frame": frame.index,
             "time": None if frame.time is None else round(frame.time, 6),
@@ -111,7 +116,10 @@ class PredictionLog:
         }
         if frame.taken_at is not None:
             line["taken_at"] = datetime.fromtimestamp(frame.taken_at, timezone.utc).isoformat(timespec="milliseconds")
-        self._add(line | prediction.to_dict())
+        line |= prediction.to_dict()
+        if threshold is not None:
+            line["threshold"] = float(f"{threshold:.4g}")
+        self._add(line)
 
     def write_gap(self, gap: Gap) -> None:
         """Add a line that says from when on, how long and why a live source was away: it has ``gap``, no ``frame``.

@@ -14,6 +14,7 @@ from spt_deploy.interrupt import StopRequest, stop_on_signals
 from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.budget import chosen_threshold
 from spt_deploy.streaming.formats import known_formats
 from spt_deploy.streaming.frames import Sampling, Source
 from spt_deploy.streaming.live import RECONNECT, LiveSource
@@ -46,6 +47,7 @@ class InferReport:
         facts: of the model.
         runtime: that ran it; ``device`` and ``precision`` likewise.
         batch: images in a full batch.
+        threshold: of the selection, where one was given; None is the model's own, or a budget's (see the summary).
         sources: as they were named.
         summary: counts and times.
         go_on: a sentence on how to go on; empty when everything was done.
@@ -59,6 +61,7 @@ class InferReport:
     device: str
     precision: str
     batch: int
+    threshold: float | None
     sources: tuple[str, ...]
     summary: StreamSummary
     go_on: str = ""
@@ -75,6 +78,7 @@ class InferReport:
             "device": self.device,
             "precision": self.precision,
             "batch": self.batch,
+            "threshold": self.threshold,
             **self.summary.to_dict(),
             "tool_version": __version__,
         }
@@ -111,6 +115,9 @@ def infer(
     save_crops: bool = False,
     show: bool = False,
     resume: bool = False,
+    threshold: float | None = None,
+    target_fps: float | None = None,
+    threshold_range: tuple[float, float] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_model: Callable[[Runner, str], None] | None = None,
 ) -> InferReport:
@@ -148,6 +155,10 @@ def infer(
             and in order.
         resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
             passed over. The rest of an annotated video becomes a file of its own.
+        threshold: of the score, in (0, 1), above which SPA blocks keep a token; None is the model's own. Checkpoints
+            take it, and files that were exported with ``runtime_threshold``.
+        target_fps: frames a second that the model shall make: the threshold is moved to hold them (`streaming.budget`).
+        threshold_range: bounds of it, in (0, 1); from the model's own to 0.9 if None.
         on_progress: called after every batch.
         on_model: called once the model is open, with its runner and, when the model was not named but found, the
             reason for the choice.
@@ -155,8 +166,8 @@ def infer(
     Raises:
         UsageError: when an argument is out of range.
         SourceError: when a source is not there, or none of them can be read; nothing is written then.
-        InputError: when the model is not there or cannot be used, or does not say what is to be drawn; nothing is
-            written then.
+        InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be drawn;
+            nothing is written then.
         RuntimeMissingError: when the runtime or device is not there, or no window can be opened.
         OutputError: when a result cannot be written; files that are not whole are removed.
         UnreadableInputs: when some inputs could not be read; the results of the others are in place.
@@ -176,12 +187,14 @@ def infer(
         check_display()
     with stop_on_signals() as stop:
         runner, why = _runner(model, runtime, device)
+        chosen = chosen_threshold(runner, threshold, target_fps, threshold_range)
         with runner:
             batch = min(batch, runner.max_batch or batch)
             if on_model:
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)
-            begun = Begun(sha256_of(runner.path) if runner.path.is_file() else "", conf, iou, start, stride)
+            model_sha256 = sha256_of(runner.path) if runner.path.is_file() else ""
+            begun = Begun(model_sha256, conf, iou, start, stride, threshold, target_fps)
             earlier = Earlier()
             if resume:
                 begun.check(folder)
@@ -201,6 +214,7 @@ def infer(
                     on_progress,
                     earlier.done,
                     max_wait,
+                    chosen,
                 )
                 summary = pipeline.run(opened, sampling, stop)
                 if not summary.inferred and not summary.resumed and not stop.made:
@@ -215,6 +229,7 @@ def infer(
                 device=runner.device,
                 precision=runner.precision,
                 batch=batch,
+                threshold=threshold,
                 sources=tuple(without_password(str(source)) for source in sources),
                 summary=summary,
                 go_on=_go_on(opened, summary, stop, sampling, folder),

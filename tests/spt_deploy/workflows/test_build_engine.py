@@ -59,6 +59,28 @@ def run(*arguments: str | Path) -> Result:
 
 
 @RTX
+@pytest.mark.parametrize(("batch", "precision"), [("8", None), ("1:4:8", "fp16")])
+def test_an_engine_takes_the_threshold_where_the_file_does(tmp_path: Path, batch: str, precision: str | None) -> None:
+    exported = make_exported(tmp_path, SIZE, packing="static", runtime_threshold=True)
+    built = build_engine(
+        exported.onnx,
+        runtime="tensorrt-rtx",
+        arch="sm_89",
+        batch=batch,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    assert read_description(built.engine).facts.runtime_threshold
+    if precision:
+        graph = onnx.load(built.files[2]).graph
+        assert {value.name: value.type.tensor_type.elem_type for value in graph.input} == {
+            "images": onnx.TensorProto.FLOAT,
+            "threshold": onnx.TensorProto.FLOAT,
+        }
+        (logit,) = [node for node in graph.node if node.op_type == "Log"]
+        assert all(logit.output[0] in node.input for node in graph.node if node.op_type == "SelectTokens")
+
+
+@RTX
 @pytest.mark.parametrize("batch", ["8", "1:4:8"])
 @pytest.mark.parametrize("precision", [None, "fp16"])
 def test_an_engine_of_a_static_spt_is_built_described_and_whole(

@@ -384,7 +384,7 @@ def test_no_batch_is_larger_than_an_engine_takes(inside: Path) -> None:
     seen = []
     runner = Narrow()
     run_inner = runner.infer
-    runner.infer = lambda images: (seen.append(len(images)), run_inner(images))[1]  # type: ignore[method-assign]
+    runner.infer = lambda images, *given: (seen.append(len(images)), run_inner(images))[1]  # type: ignore[method-assign]
     report = infer([write_video(inside / "v.mp4", UNEVEN)], runner, batch=8)
     assert report.batch == 3
     assert seen == [3, 3, 3]
