@@ -110,8 +110,8 @@ class SwinBlock(nn.Module):
         shift = effective_shift(height, width, self.attn.window, self.shift)
         tokens = x.view(batch, height * width, channels)  # LayerNorm of three dimensions: OpenVINO fuses no other
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), height, width, shift))
-        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return tokens.view(batch, height, width, channels)
+        out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return out.view(batch, height, width, channels)
 
 
 def gate_layer(width: int, bias: float) -> nn.Linear:

@@ -166,8 +166,8 @@ def infer(
     Raises:
         UsageError: when an argument is out of range.
         SourceError: when a source is not there, or none of them can be read; nothing is written then.
-        InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be drawn;
-            nothing is written then.
+        InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be
+            drawn; nothing is written then.
         RuntimeMissingError: when the runtime or device is not there, or no window can be opened.
         OutputError: when a result cannot be written; files that are not whole are removed.
         UnreadableInputs: when some inputs could not be read; the results of the others are in place.
