@@ -71,8 +71,10 @@ bench: $(STAMP)
 	$(BIN)/python tools/random_checkpoints.py $(BENCH) --imgsz 128 spt_micro
 	$(BIN)/spt-deploy export $(BENCH)/spt_micro.pt
 	test -f "$(VIDEO)" || $(BIN)/python examples/02_detect/make_data.py $(BENCH)/data --train 1 --val 1
-	$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_micro.onnx "$(VIDEO)"
-	$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_t.onnx "$(VIDEO)" --video-out --frames 240 --rounds 3
+	for runtime in onnxruntime auto; do \
+		$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_micro.onnx "$(VIDEO)" --frames 795 --times 4 --runtime $$runtime && \
+		$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_t.onnx "$(VIDEO)" --video-out --frames 240 --rounds 3 --runtime $$runtime || \
+		exit 1; done
 
 endurance: $(STAMP)
 	$(BIN)/python tools/endurance.py

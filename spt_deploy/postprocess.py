@@ -22,6 +22,7 @@ from spt_deploy.preprocess import Preprocessing
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_MANY_CLASSES = 100
 TOP_CLASSES = 5  # answers of a classifier; top-5 is what its accuracy is quoted at
 OUTPUTS_OF_TASK = {"classify": ("logits",), "multilabel": ("logits",), "detect": ("boxes", "scores", "labels")}
 
@@ -227,7 +228,14 @@ def best_classes(logits: Floats, model: ModelConfig, count: int = TOP_CLASSES) -
         model: gives the class names.
         count: how many.
     """
-    return _ranked(softmax(logits), model, count)
+    scores = softmax(logits)
+    if len(scores) > _MANY_CLASSES and np.isfinite(scores).all():
+        # All that reach the last of the best ones' score: sorting only these is faster, and ties fall as ever.
+        least = np.partition(scores, -count)[-count]
+        few = np.flatnonzero(scores >= least)
+        order = few[np.argsort(-scores[few], kind="stable")[:count]]
+        return tuple(Classification(int(i), model.class_names[int(i)], float(scores[i])) for i in order)
+    return _ranked(scores, model, count)
 
 
 def present_classes(logits: Floats, model: ModelConfig, conf: float) -> tuple[Classification, ...]:

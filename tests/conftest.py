@@ -17,6 +17,12 @@ _IN_PACKAGE = Path("usr/share/doc/opencv-doc/examples/data/vtest.avi")  # of Deb
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled models go where the tests are, not into the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def vtest_video() -> Path:
     """vtest.avi: 795 frames of 768x576 pixels, 10 a second, pedestrians; skips where it is not to be had."""

@@ -1,11 +1,10 @@
 """How near `infer` comes to the speed of its slowest part, and what a loop written by hand makes of the same video.
 
-    python tools/bench_pipeline.py MODEL.onnx VIDEO [--video-out] [--frames N] [--rounds N]
+    python tools/bench_pipeline.py MODEL.onnx VIDEO [--video-out] [--frames N] [--times N] [--rounds N]
 
 The bound is the smaller of the slowest stage alone and cores / (CPU seconds that all stages together need for a frame):
-on a CPU the stages share the cores. The model counts as it is best: the time of threads that spin while they wait, the
-processor time of threads that do not, for counting what spins would make the bound easy to reach. Stages alone,
-pipeline and loop take turns in every round; medians are printed.
+on a CPU the stages share the cores. The model counts as it is best, one batch on all cores or several at a time. Stages
+alone, pipeline and loop take turns in every round; medians are printed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.frames import Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.video import VideoFile
-from spt_deploy.streaming.writers import Annotations
+from spt_deploy.streaming.writers import Annotations, PredictionLog
 from spt_deploy.workflows.infer import infer
 
 
@@ -65,8 +65,12 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--video-out", action="store_true", help="draw and encode too")
     parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument(
+        "--times", type=int, default=1, help="name the video so often: a long stream out of a short one"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--runtime", default="auto", help="of infer; the loop by hand is ONNX Runtime's")
     given = parser.parse_args()
     sampling = Sampling(max_frames=given.frames)
     source = VideoFile(given.video)
@@ -74,14 +78,16 @@ def main() -> None:
     costs: dict[str, list[Cost]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_runner(given.model, device="cpu") as runner,
-        open_runner(given.model, device="cpu", shares_cores=True) as sharing,
+        open_runner(given.model, given.runtime, "cpu") as runner,
+        open_runner(given.model, given.runtime, "cpu", throughput=True) as sharing,
+        open_runner(given.model, "onnxruntime", "cpu") as hand,
     ):
         preprocessing, some = runner.facts.preprocessing, frames[:64]
         batch = np.stack([preprocessing.apply(frame.image) for frame in frames[: given.batch]])
         sizes = [(frame.image.shape[0], frame.image.shape[1]) for frame in frames[: given.batch]]
         sharing.infer(batch)  # the first run is slower
-        answers = Postprocessing().apply(runner.infer(batch), runner.facts, sizes)
+        arrays = runner.infer(batch)
+        answers = Postprocessing().apply(arrays, runner.facts, sizes)
         turn = 0
 
         def draw() -> int:
@@ -93,15 +99,32 @@ def main() -> None:
             annotations.keep()
             return len(some)
 
+        def write() -> int:
+            nonlocal turn
+            turn += 1
+            log = PredictionLog(Path(folder) / str(turn))
+            for start in range(0, len(some), given.batch):
+                part = some[start : start + given.batch]
+                found = Postprocessing().apply(arrays, runner.facts, sizes)
+                for frame, prediction in zip(part, found, strict=False):
+                    log.write(frame, prediction)
+            log.keep()
+            return len(some)
+
         def end_to_end() -> int:
             nonlocal turn
             turn += 1
             out = Path(folder) / f"infer-{turn}"
-            with open_runner(given.model, device="cpu", shares_cores=True) as fresh:
+            with open_runner(given.model, given.runtime, "cpu", throughput=True) as fresh:
                 fresh.infer(batch)
                 start, cpu = time.perf_counter(), time.process_time()
                 done = infer(
-                    [given.video], fresh, batch=given.batch, out=out, max_frames=given.frames, video=given.video_out
+                    [given.video] * given.times,
+                    fresh,
+                    batch=given.batch,
+                    out=out,
+                    max_frames=given.frames,
+                    video=given.video_out,
                 )
                 count = done.summary.inferred
                 whole.append(Cost((time.perf_counter() - start) / count, (time.process_time() - cpu) / count))
@@ -115,9 +138,13 @@ def main() -> None:
                 opened.infer(batch)
             return max(1, 64 // given.batch) * len(batch)
 
+        def lanes() -> int:
+            with ThreadPoolExecutor(sharing.lanes) as pool:
+                return sum(pool.map(model, [sharing] * sharing.lanes))
+
         def best_model() -> Cost:
-            spinning, waiting = timed(lambda: model(runner)), timed(lambda: model(sharing))
-            return Cost(min(spinning.wall, waiting.wall), min(spinning.cpu, waiting.cpu))
+            alone, together = timed(lambda: model(runner)), timed(lanes)
+            return Cost(min(alone.wall, together.wall), min(alone.cpu, together.cpu))
 
         whole: list[Cost] = []
         stages: dict[str, Callable[[], Cost]] = {
@@ -126,6 +153,7 @@ def main() -> None:
                 lambda: len([preprocessing.apply(frame.image, out=batch[0]) for frame in some])
             ),
             "model": best_model,
+            "postprocess and write": lambda: timed(write),
         }
         if given.video_out:
             stages["draw and encode"] = lambda: timed(draw)
@@ -133,7 +161,7 @@ def main() -> None:
             for name, measure in stages.items():
                 costs.setdefault(name, []).append(measure())
             end_to_end()
-            costs.setdefault("by hand", []).append(timed(lambda: by_hand(runner, given.video, min(200, given.frames))))
+            costs.setdefault("by hand", []).append(timed(lambda: by_hand(hand, given.video, min(200, given.frames))))
     rounds = range(given.rounds)
     cores = os.cpu_count() or 1
     bounds = []
@@ -142,9 +170,10 @@ def main() -> None:
         bounds.append(1 / max(max(cost.wall for cost in alone), sum(cost.cpu for cost in alone) / cores))
     for name in (*stages, "by hand"):
         wall, cpu = (statistics.median(cost[i] for cost in costs[name]) for i in range(2))
-        print(f"{name:16} {1 / wall:8.1f} frames/s alone, {1e3 * cpu:7.2f} ms of processor time a frame")
-    print(f"{'bound':16} {statistics.median(bounds):8.1f} frames/s on {cores} cores")
-    print(f"{'infer':16} {statistics.median(1 / cost.wall for cost in whole):8.1f} frames/s")
+        print(f"{name:22} {1 / wall:8.1f} frames/s alone, {1e3 * cpu:7.2f} ms of processor time a frame")
+    print(f"{'bound':22} {statistics.median(bounds):8.1f} frames/s on {cores} cores")
+    rate, cpu = statistics.median(1 / cost.wall for cost in whole), statistics.median(cost.cpu for cost in whole)
+    print(f"{'infer':22} {rate:8.1f} frames/s      , {1e3 * cpu:7.2f} ms of processor time a frame")
     efficiency = statistics.median(1 / whole[r].wall / bounds[r] for r in rounds)
     ratio = statistics.median(costs["by hand"][r].wall / whole[r].wall for r in rounds)
     print(f"efficiency {efficiency:.1%} of the bound; {ratio:.2f} times the loop by hand")

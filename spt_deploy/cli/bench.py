@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from spt_deploy.cli.options import FILE, device_option, json_option
+from spt_deploy.cli.options import FILE, device_option, json_option, precisions_option
 from spt_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def command() -> None:
     help="Only this runtime; may be repeated.  [default: all that are installed]",
 )
 @device_option
+@precisions_option
 @click.option("--batch", default="1,8", show_default=True, help="Images a run; several with commas.")
 @click.option("--ratio", default="", help="Force these shares of kept tokens, such as 1,0.5,0.25.  [default: its own]")
 @click.option("--data", type=FILE, help="Folder of images to run instead of noise: real selections.")
@@ -63,6 +64,7 @@ def run_command(
     artefacts: tuple[Path, ...],
     runtimes: tuple[str, ...],
     device: str,
+    precision: str,
     batch: str,
     ratio: str,
     data: Path | None,
@@ -90,6 +92,7 @@ def run_command(
         artefacts,
         runtimes=runtimes,
         device=device,
+        precisions=[part.strip() for part in precision.split(",") if part.strip()],
         batches=_numbers(batch, int, "--batch"),
         ratios=_numbers(ratio, float, "--ratio"),
         data=data,

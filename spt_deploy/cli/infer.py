@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spt_deploy.cli.options import device_option, json_option, model_option
+from spt_deploy.cli.options import device_option, json_option, model_option, precision_option
 
 if TYPE_CHECKING:
     from spt_deploy.workflows.infer import InferReport
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="What runs the model.",
 )
 @device_option
+@precision_option
 @click.option("--batch", type=int, default=8, show_default=True, help="Images that the model gets at once.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/infer/NAME]")
 @click.option(
@@ -81,6 +82,7 @@ def command(
     model: Path | None,
     runtime: str,
     device: str,
+    precision: str | None,
     batch: int,
     out: Path | None,
     overlay: str,
@@ -133,6 +135,8 @@ def command(
     def on_model(runner: Runner, why: str) -> None:
         if why:
             status(why)
+        if runtime == "auto":
+            status(f"running it in {runner.runtime} on {runner.device}, {runner.precision}")
 
     with progress("infer", unit="frames") as reporter:
         sparkline = Sparkline()
@@ -149,6 +153,7 @@ def command(
                 model,
                 runtime=runtime,
                 device=device,
+                precision=precision,
                 batch=batch,
                 out=out,
                 overlay=_parts(overlay),

@@ -37,6 +37,12 @@ image_size_option = click.option("--imgsz", type=IMAGE_SIZE, help="Input size: 2
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
+precision_option = click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), help="What openvino computes in.  [default: the file's own]"
+)
+precisions_option = click.option(
+    "--precision", default="", help="What openvino computes in; fp32,bf16 runs both.  [default: the file's own]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 
 __all__ = [
@@ -48,4 +54,6 @@ __all__ = [
     "json_option",
     "model_argument",
     "model_option",
+    "precision_option",
+    "precisions_option",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spt_deploy.cli.options import FILE, json_option
+from spt_deploy.cli.options import FILE, json_option, precisions_option
 
 if TYPE_CHECKING:
     from spt_deploy.parity.checks import PairReport
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="Only this runtime for ONNX files; may be repeated.  [default: all that are installed]",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@precisions_option
 @click.option("--max-images", type=click.IntRange(1), default=64, show_default=True, help="Images of --data to use.")
 @click.option(
     "--threshold", type=float, help="Run all of them at this one; files exported with --runtime-threshold take it."
@@ -40,6 +41,7 @@ def command(
     format: str | None,
     runtimes: tuple[str, ...],
     device: str,
+    precision: str,
     max_images: int,
     threshold: float | None,
     as_json: bool,
@@ -70,6 +72,7 @@ def command(
         format=format,
         runtimes=runtimes,
         device=device,
+        precisions=[part.strip() for part in precision.split(",") if part.strip()],
         max_images=max_images,
         threshold=threshold,
         status=status,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
-
-import torch
 
 from spt_deploy.errors import RuntimeMissingError, UsageError
 
@@ -53,10 +52,24 @@ class Gpu:
 
 def current_gpu() -> Gpu | None:
     """The CUDA device in use; None where there is none."""
+    import torch
+
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
     return Gpu(torch.cuda.get_device_name(), f"sm_{major}{minor}")
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver finds a GPU; asks the driver itself, for importing torch takes a second."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return False
 
 
 def is_installed(name: EngineRuntime) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 from dataclasses import dataclass, field
@@ -130,15 +129,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(weights, dict):
         raise ArtefactError(f"{path} holds no weights; write the checkpoint again with spt-deploy train or convert")
     return Checkpoint(facts, weights, content.get("training", {}))
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_pickle_or_zip(path: Path) -> bool:

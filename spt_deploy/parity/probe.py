@@ -107,17 +107,18 @@ class _OnnxRuntimeProbe(_OnnxProbe):
 
 class _OpenVinoProbe(_OnnxProbe):
     def __init__(self, runner: Runner) -> None:
-        from spt_deploy.runtimes.openvino_runner import compile_model
+        from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
-        self._compiled = compile_model(proto, runner.path.name)
+        assert isinstance(runner, OpenVinoRunner)
+        self._request = compile_model(proto, runner.path.name, runner.options).create_infer_request()
         self._names = [output.name for output in proto.graph.output]
         super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
         from spt_deploy.runtimes.openvino_runner import run_compiled
 
-        return run_compiled(self._compiled, feeds, self._names)
+        return run_compiled(self._request, feeds, self._names)
 
 
 def open_probe(runner: Runner) -> Probe:

@@ -6,6 +6,7 @@ A runner is a context manager. ``infer`` checks its input here, once for all run
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,13 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 IMAGES_INPUT = "images"  # of an exported graph
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Runner(ABC):
     """One artefact in one runtime.
 
@@ -35,6 +43,7 @@ class Runner(ABC):
         precision: of the artefact, ``fp32`` and the like.
         facts: what the artefact says of itself; known before the runner is entered. Where a threshold was given, it is
             the configuration's from here on.
+        lanes: calls of ``infer`` that may run at the same time, from as many threads, each on its share of the cores.
 
     Raises:
         InputError: when a threshold is given and the artefact takes none.
@@ -42,6 +51,7 @@ class Runner(ABC):
     """
 
     runtime: ClassVar[str]
+    lanes: int = 1
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
 
-from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
+from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.onnx_file import read_facts
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -40,14 +40,15 @@ def choose_device(wanted: str) -> str:
 
 
 def open_session(
-    model: Path | bytes, device: str, spins: bool = True, profile: Path | None = None
+    model: Path | bytes, device: str, threads: int | None = None, profile: Path | None = None
 ) -> ort.InferenceSession:
     """A session on exactly the device named.
 
     Args:
         model: a file, or its bytes.
         device: ``cpu`` or ``cuda``.
-        spins: whether threads that wait for each other keep their cores busy: faster alone, slower beside other work.
+        threads: of one run; None takes all cores, and has threads that wait for each other keep theirs busy, which is
+            faster alone and slower beside other work.
         profile: how the file begins that ``end_profiling`` writes; None measures nothing.
 
     Raises:
@@ -58,7 +59,8 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    if not spins:
+    if threads is not None:
+        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = _PROVIDERS[device]
     # CUDA sessions keep the CPU provider for shape arithmetic; a session wholly on the CPU is caught below.
@@ -85,15 +87,16 @@ class OnnxRuntimeRunner(Runner):
 
     runtime: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, path: Path, device: str = "auto", spins: bool = True, threshold: float | None = None) -> None:
-        self._spins = spins
+    def __init__(self, path: Path, device: str = "auto", threshold: float | None = None, lanes: int = 1) -> None:
         self._session: ort.InferenceSession | None = None
         self._names: list[str] = []
         facts = read_facts(path)
         super().__init__(path, facts, choose_device(device), facts.precision, threshold)
+        self.lanes = lanes if self.device == "cpu" else 1
 
     def _open(self) -> None:
-        self._session = open_session(self.path, self.device, self._spins)
+        threads = max(1, usable_cores() // self.lanes) if self.lanes > 1 else None
+        self._session = open_session(self.path, self.device, threads)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,18 +19,46 @@ except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
-from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
+from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
+from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
 
 
-def compile_model(proto: onnx.ModelProto, where: str, profiled: bool = False) -> Any:
-    """Compile for the CPU in float32.
+def options_for(precision: str | None = None, lanes: int = 1, cores: int | None = None) -> dict[str, object]:
+    """OpenVINO's options for a precision and a number of requests that run at the same time.
 
     OpenVINO computes in bfloat16 by default where the processor can, so float32 must be asked for.
 
     Args:
+        precision: ``fp32`` or ``bf16``; None is ``fp32``.
+        lanes: requests at the same time, each on its share of the cores; 1 gives one request all of them.
+        cores: to use; all of them if None.
+
+    Raises:
+        UsageError: when the precision is unknown.
+        RuntimeMissingError: when this processor cannot compute in it.
+    """
+    if precision not in (None, *PRECISIONS):
+        raise UsageError(f"precision is {precision!r}; openvino computes in {' or '.join(PRECISIONS)}")
+    options: dict[str, object] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision or "fp32"]}
+    if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeMissingError("this processor does not compute in bfloat16; use --precision fp32")
+    if lanes > 1:
+        # Other threads work beside the model then: pinned to a core, a request would wait for them.
+        options |= {"NUM_STREAMS": lanes, "ENABLE_CPU_PINNING": False}
+    if cores is not None:
+        options["INFERENCE_NUM_THREADS"] = cores
+    return options
+
+
+def compile_model(proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None) -> Any:
+    """Compile for the CPU.
+
+    Args:
         proto: with its functions.
         where: names the file in errors.
-        profiled: whether requests say how long each node took.
+        options: see ``options_for``.
 
     Raises:
         ArtefactError: when OpenVINO cannot read or compile the model.
@@ -36,33 +66,73 @@ def compile_model(proto: onnx.ModelProto, where: str, profiled: bool = False) ->
     core = openvino.Core()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": "YES" if profiled else "NO"}
-        return core.compile_model(model, "CPU", options)
+        return core.compile_model(model, "CPU", options or options_for())
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
 
 
-def run_compiled(compiled: Any, feeds: Arrays, names: list[str]) -> Arrays:
-    """Run a compiled model on named arrays; the outputs of these names, copied out of OpenVINO's buffers."""
-    results = compiled(feeds)
+def run_compiled(request: Any, feeds: Arrays, names: Sequence[str]) -> Arrays:
+    """Run a request on named arrays; the outputs of these names, copied out of OpenVINO's buffers."""
+    results = request.infer(feeds)
     return {name: np.array(results[name]) for name in names}
 
 
 class OpenVinoRunner(Runner):
-    """Runs an exported ONNX file with OpenVINO in float32; the weights of a 16-bit file have 16 bits all the same."""
+    """Runs an exported ONNX file with OpenVINO on the CPU, in float32 or bfloat16.
+
+    The weights of a 16-bit file have 16 bits all the same. What was compiled is kept for the next time.
+
+    Args:
+        path: of the file.
+        device: ``auto`` or ``cpu``.
+        threshold: see ``Runner``.
+        precision: ``fp32`` or ``bf16``; None is the file's own.
+        lanes: see ``Runner``.
+
+    Raises:
+        ArtefactError: when the file cannot be used.
+        RuntimeMissingError: when this processor cannot compute in the precision.
+        UsageError: when the device or precision is none that there is.
+    """
 
     runtime: ClassVar[str] = "openvino"
 
-    def __init__(self, path: Path, device: str = "auto", threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        threshold: float | None = None,
+        precision: str | None = None,
+        lanes: int = 1,
+    ) -> None:
         if device not in ("auto", "cpu"):
             raise UsageError(f"the openvino runtime runs on the CPU here, not on {device!r}; use --device cpu")
-        self._proto = load_onnx(path)
-        self._compiled: Any = None
-        facts = facts_of(self._proto, str(path))
-        super().__init__(path, facts, precision=facts.precision, threshold=threshold)
+        facts = read_facts(path)
+        self.options = options_for(precision, lanes)
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        self._names: list[str] = []
+        super().__init__(path, facts, precision=precision or facts.precision, threshold=threshold)
+        self.lanes = lanes
 
     def _open(self) -> None:
-        self._compiled = compile_model(self._proto, self.path.name)
+        compiled = self._compiled()
+        self._names = [output.any_name for output in compiled.outputs]
+        for _ in range(self.lanes):
+            self._requests.put(compiled.create_infer_request())
+
+    def _compiled(self) -> Any:
+        core = openvino.Core()
+        processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
+        place = compiled_path(self.path, openvino.__version__, processor, self.options)
+        data = read_compiled(place)
+        if data:
+            try:
+                return core.import_model(data, "CPU", self.options)
+            except RuntimeError:  # of a library that only looks the same
+                pass
+        compiled = compile_model(load_onnx(self.path), self.path.name, self.options)
+        keep_compiled(place, compiled.export_model().getvalue())
+        return compiled
 
     def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
         return self._answer(graph_inputs(self.facts, images))
@@ -71,10 +141,14 @@ class OpenVinoRunner(Runner):
         return self._answer(graph_inputs(self.facts, images, threshold))
 
     def _answer(self, feeds: Arrays) -> Arrays:
-        return run_compiled(self._compiled, feeds, self._output_names())
+        request = self._requests.get()
+        try:
+            return run_compiled(request, feeds, self._names)
+        finally:
+            self._requests.put(request)
 
     def _output_names(self) -> list[str]:
-        return [output.name for output in self._proto.graph.output]
+        return self._names
 
     def _close(self) -> None:
-        self._compiled = None
+        self._requests = SimpleQueue()

@@ -6,8 +6,9 @@ import importlib.util
 from pathlib import Path
 
 from spt_deploy.engine.description import read_description
+from spt_deploy.engine.library import has_gpu
 from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
-from spt_deploy.runtimes.base import Runner
+from spt_deploy.runtimes.base import Runner, usable_cores
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 # kind of artefact -> runtimes that take it, best first
@@ -16,6 +17,7 @@ RUNTIMES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "engine": ("tensorrt", "tensorrt-rtx"),
 }
+MOST_LANES = 4  # more hold more frames for little more speed
 RUNTIME_NAMES = tuple(name for names in RUNTIMES.values() for name in names)
 
 
@@ -42,8 +44,17 @@ def artefact_kind(path: Path) -> str:
     )
 
 
-def choose_runtime(path: Path, wanted: str = "auto") -> str:
-    """The runtime that opens ``path``; ``auto`` takes the best that is installed, of an engine the one that built it.
+def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", precision: str | None = None) -> str:
+    """The runtime that opens ``path``.
+
+    ``auto`` takes the one that is fastest on this machine of those that are installed: of an engine the one that built
+    it; of an ONNX file ONNX Runtime where it has a GPU, else OpenVINO.
+
+    Args:
+        path: of the artefact.
+        wanted: ``auto``, or a runtime.
+        device: see ``open_runner``; so ``precision``.
+        precision: see ``device``.
 
     Raises:
         ArtefactError: when an engine has no description beside it.
@@ -56,16 +67,31 @@ def choose_runtime(path: Path, wanted: str = "auto") -> str:
         fitting = (read_description(path).runtime,)
         if wanted == "auto":
             return fitting[0]
+    if wanted not in ("auto", *RUNTIME_NAMES):
+        raise UsageError(f"runtime is {wanted!r}; known are auto, {', '.join(RUNTIME_NAMES)}")
+    if precision is not None:
+        if kind != "onnx" or wanted not in ("auto", "openvino"):
+            raise UsageError(f"only openvino computes, an ONNX file, in {precision}; leave --precision out or use it")
+        fitting = ("openvino",)
     if wanted == "auto":
+        if kind == "onnx" and device != "cuda" and not _reaches_gpu():
+            fitting = tuple(name for name in ("openvino", "onnxruntime") if name in fitting)
         for name in fitting:
             if is_installed(name):
                 return name
         raise RuntimeMissingError(f"no runtime for {path.name} is installed; pip install {fitting[0]}")
-    if wanted not in RUNTIME_NAMES:
-        raise UsageError(f"runtime is {wanted!r}; known are auto, {', '.join(RUNTIME_NAMES)}")
     if wanted not in fitting:
         raise UsageError(f"the {wanted} runtime does not take {path.name} ({kind}); use {' or '.join(fitting)}")
     return wanted
+
+
+def _reaches_gpu() -> bool:
+    """Whether ONNX Runtime is there and has a GPU."""
+    if not is_installed("onnxruntime") or not has_gpu():
+        return False
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def open_runner(
@@ -73,7 +99,8 @@ def open_runner(
     runtime: str = "auto",
     device: str = "auto",
     *,
-    shares_cores: bool = False,
+    throughput: bool = False,
+    precision: str | None = None,
     threshold: float | None = None,
 ) -> Runner:
     """A runner of the artefact, not yet entered.
@@ -82,7 +109,9 @@ def open_runner(
         path: a checkpoint, an exported ONNX file or an engine.
         runtime: ``auto``, ``torch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
-        shares_cores: whether other threads work beside the model, as in a stream.
+        throughput: run several batches at the same time, each on its share of the cores: more images a second, and
+            each later. Where a runtime has that, ``Runner.lanes`` says how many.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         threshold: of the score, in (0, 1), in place of the model's own; see `Runner.check_threshold`.
 
     Raises:
@@ -93,7 +122,8 @@ def open_runner(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {device!r}; known are auto, cpu, cuda")
-    name = choose_runtime(path, runtime)
+    name = choose_runtime(path, runtime, device, precision)
+    lanes = min(MOST_LANES, usable_cores()) if throughput else 1
     if name == "torch":
         from spt_deploy.runtimes.torch_runner import TorchRunner
 
@@ -104,7 +134,7 @@ def open_runner(
     if name == "onnxruntime":
         from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, device, spins=not shares_cores, threshold=threshold)
+        return OnnxRuntimeRunner(path, device, threshold, lanes)
     if name in RUNTIMES["engine"]:
         from spt_deploy.runtimes.engine_runner import EngineRunner, RtxEngineRunner
 
@@ -112,4 +142,4 @@ def open_runner(
         return kind(path, device, threshold)
     from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
 
-    return OpenVinoRunner(path, device, threshold)
+    return OpenVinoRunner(path, device, threshold, precision, lanes)

@@ -111,6 +111,37 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
 
+class InOrder(Generic[T]):
+    """A channel that several threads put numbered items into, and that gets them in the order of their numbers.
+
+    Args:
+        channel: gets them, from number 0 on; is closed when all threads have closed this.
+        threads: how many put.
+    """
+
+    def __init__(self, channel: Channel[T], threads: int) -> None:
+        self._channel = channel
+        self._open = threads
+        self._next = 0
+        self._early: dict[int, T] = {}
+        self._lock = threading.Lock()
+
+    def put(self, number: int, item: T) -> None:
+        """Put an item, as soon as those before it are there."""
+        with self._lock:
+            self._early[number] = item
+            while self._next in self._early:
+                self._channel.put(self._early.pop(self._next))
+                self._next += 1
+
+    def close(self) -> None:
+        """One of the threads has no more."""
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._channel.close()
+
+
 class Flow:
     """A set of threads and the channels between them, as a context manager.
 

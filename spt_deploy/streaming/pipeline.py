@@ -3,8 +3,9 @@
     decode (a thread for each source, see turns.py) -> preprocess -> model -> postprocess, draw, encode, write
 
 The slowest stage sets the pace and the rest hide behind it. The model runs in the caller's thread, where signals are
-heard. Batches fill across sources, and do not wait long for live ones. Nothing grows with a video: the batch buffers
-go round, and no more frames are held than the queues have room for.
+heard, and, where the runner has several lanes, in as many threads as it has. Batches fill across sources, and do not
+wait long for live ones. Nothing grows with a video: the batch buffers go round, and no more frames are held than the
+queues have room for.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming import summary as stages
 from spt_deploy.streaming.budget import Budget
-from spt_deploy.streaming.flow import Channel, Flow
+from spt_deploy.streaming.flow import Channel, Flow, InOrder
 from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
-BUFFERS = 3  # batches: one being filled, one in the model, one between
+SPARE_BUFFERS = 2  # batches beside those in the model: one being filled, one between
 MAX_WAIT = 0.05  # seconds; a camera's frames are some 0.03 apart
 
 
@@ -55,6 +56,7 @@ class _Batch:
 
     Attributes:
         buffer: N x 3 x H x W float32, of which the first ``len(frames)`` are filled.
+        number: of the batch, counted from 0.
         frames: in the buffer, each with its source.
         gaps: each with the number of frames in the buffer that come before it.
         ended: sources whose last frame is in this batch or an earlier one.
@@ -63,6 +65,7 @@ class _Batch:
     """
 
     buffer: npt.NDArray[np.float32]
+    number: int = 0
     frames: list[tuple[Source, Frame]] = field(default_factory=list)
     gaps: list[tuple[int, Gap]] = field(default_factory=list)
     ended: list[Source] = field(default_factory=list)
@@ -113,6 +116,7 @@ class Pipeline:
         self._shape = (batch, 3, *runner.facts.preprocessing.size)
         self._total: int | None = None
         self._ratios = (0.0, 0)  # sum of the mean select ratios, and how many
+        self._lanes = 1
         self._clock = StageClock()
         self._summary = StreamSummary()
 
@@ -126,29 +130,41 @@ class Pipeline:
                 instead.
         """
         live = sum(source.live for source in sources)
-        self._clock = StageClock(max(1, live + min(DECODERS, len(sources) - live)))
+        # A budget moves the threshold from batch to batch, by how long the last one took: one at a time.
+        self._lanes = 1 if isinstance(self._threshold, Budget) else self._runner.lanes
+        decoders = max(1, live + min(DECODERS, len(sources) - live))
+        self._clock = StageClock({stages.DECODE: decoders, stages.MODEL: self._lanes})
         self._summary = StreamSummary(stages=self._clock.stages, follows_live=live == len(sources))
         totals = [source.total() for source in sources]
         self._total = None if None in totals else sum(sampling.count(total) for total in totals if total is not None)
         with closing_sources(sources), Flow() as flow:
-            free = flow.channel(_Batch, BUFFERS)
+            buffers = self._lanes + SPARE_BUFFERS
+            free = flow.channel(_Batch, buffers)
             filled, answered = flow.channel(_Batch, 1), flow.channel(_Batch, 1)
-            for _ in range(BUFFERS):
+            for _ in range(buffers):
                 free.put(_Batch(np.empty(self._shape, dtype=np.float32)))
             turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done)
             flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
-            flow.spawn("postprocess", lambda: self._hand_on(answered, free))
-            for batch in filled:
-                with self._clock.stage(stages.MODEL, len(batch.frames) or 1):
-                    self._infer(batch)
-                answered.put(batch)
-            answered.close()
+            flow.spawn("postprocess", lambda: self._hand_on(answered))
+            in_order = InOrder(answered, self._lanes)
+            for _ in range(self._lanes - 1):
+                flow.spawn("model", lambda: self._run_model(filled, in_order, free))
+            self._run_model(filled, in_order, free)
         self._summary.read += self._summary.dropped
         self._summary.stopped_by = stop.signal_number
         self._summary.mean_select_ratio = self._mean_select_ratio
         self._summary.wall_s = self._clock.wall
         self._summary.budget = self._threshold.report() if isinstance(self._threshold, Budget) else None
         return self._summary
+
+    def _run_model(self, filled: Channel[_Batch], answered: InOrder[_Batch], free: Channel[_Batch]) -> None:
+        """Batches through the model, in one of its lanes; their buffers go back as soon as it has read them."""
+        for batch in filled:
+            with self._clock.stage(stages.MODEL, len(batch.frames) or 1):
+                self._infer(batch)
+            free.put(_Batch(batch.buffer))
+            answered.put(batch.number, batch)
+        answered.close()
 
     def _infer(self, batch: _Batch) -> None:
         """The model's answers to a batch; a budget hears how long they took."""
@@ -163,7 +179,7 @@ class Pipeline:
 
     def _preprocess(self, turns: Turns, free: Channel[_Batch], filled: Channel[_Batch]) -> None:
         """Each frame into the next place of the batch in hand; a batch that is full, or has waited long, goes on."""
-        batch = _next_of(free)
+        batch = _next_of(free, 0)
         due: float | None = None
         while (turn := turns.take(None if due is None else max(0.0, due - time.monotonic()))) is not None:
             if isinstance(turn.item, Frame):
@@ -180,12 +196,12 @@ class Pipeline:
                 due = time.monotonic() + self._max_wait
             if turn.source is None or len(batch.frames) == len(batch.buffer):
                 filled.put(batch)
-                batch, due = _next_of(free), None
+                batch, due = _next_of(free, batch.number + 1), None
         filled.put(batch)
         filled.close()
 
-    def _hand_on(self, answered: Channel[_Batch], free: Channel[_Batch]) -> None:
-        """Answers of each batch to the writers, then its buffer back."""
+    def _hand_on(self, answered: Channel[_Batch]) -> None:
+        """Answers of each batch to the writers."""
         for batch in answered:
             if batch.frames:
                 with self._clock.stage(stages.POSTPROCESS, len(batch.frames)):
@@ -201,7 +217,6 @@ class Pipeline:
                 ratios = [each.mean_select_ratio for each in predictions if each.mean_select_ratio is not None]
                 of_batch = sum(ratios) / len(ratios) if ratios else None
                 self._on_progress(Progress(done, self._total, self._mean_select_ratio, of_batch))
-            free.put(_Batch(batch.buffer))
 
     def _write(self, source: Source, frame: Frame, prediction: Prediction, threshold: float | None) -> None:
         if self._annotations is not None:
@@ -237,7 +252,8 @@ class Pipeline:
         return total / count if count else None
 
 
-def _next_of(free: Channel[_Batch]) -> _Batch:
+def _next_of(free: Channel[_Batch], number: int) -> _Batch:
     batch = free.get()
     assert batch is not None  # it is never closed
+    batch.number = number
     return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,11 +69,11 @@ class StageClock:
     """How long each stage is busy, in seconds of wall time.
 
     Args:
-        decoders: sources that are read at a time.
+        workers: threads of a stage; 1 where it is not said.
     """
 
-    def __init__(self, decoders: int = 1) -> None:
-        self.stages = {name: Durations(decoders if name == DECODE else 1) for name in STAGES}
+    def __init__(self, workers: Mapping[str, int] | None = None) -> None:
+        self.stages = {name: Durations((workers or {}).get(name, 1)) for name in STAGES}
         self._start = time.perf_counter()
 
     @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from spt_deploy.engine.library import has_gpu
 from spt_deploy.errors import InputError
 
 Kind = Literal["engine", "onnx", "checkpoint"]
@@ -43,9 +44,7 @@ class Found(NamedTuple):
 
 def runnable_kinds() -> tuple[Kind, ...]:
     """The kinds that can run on this machine: an engine needs a GPU."""
-    import torch
-
-    return KINDS if torch.cuda.is_available() else KINDS[1:]
+    return KINDS if has_gpu() else KINDS[1:]
 
 
 def find_artefact(given: Path | None, kinds: Sequence[Kind] = KINDS) -> Found:

@@ -75,6 +75,7 @@ def bench(
     *,
     runtimes: Sequence[str] = (),
     device: str = "auto",
+    precisions: Sequence[str] = (),
     batches: Sequence[int] = (1, 8),
     ratios: Sequence[float] = (),
     data: Path | None = None,
@@ -90,6 +91,7 @@ def bench(
         artefacts: checkpoints, ONNX files and engines, of any models; none takes the newest artefact.
         runtimes: only these; empty takes every installed runtime that takes the artefact.
         device: of the runtimes that have a choice.
+        precisions: ``fp32`` and ``bf16``, of which openvino runs each; empty takes each artefact's own.
         batches: images a run; each is a comparison of its own.
         ratios: shares of kept tokens in (0, 1] to force on models with SPA blocks; empty leaves them their own
             selection, which on random images says little about real ones.
@@ -123,7 +125,11 @@ def bench(
         raise UsageError("a step of training is timed on random images, without memory and profile")
     rows: list[BenchRow] = []
     with ExitStack() as stack:
-        runners = [] if training else [stack.enter_context(r) for p in paths for r in _runners(p, runtimes, device)]
+        runners = (
+            []
+            if training
+            else [stack.enter_context(r) for p in paths for r in _runners(p, runtimes, device, precisions)]
+        )
         for batch in batches:
             if training:
                 from spt_deploy.workflows.bench_training import training_contenders
@@ -225,10 +231,11 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
 
 
 def _memory(runner: Runner, batch: int) -> float:
-    return peak_memory(runner.path, runner.runtime, runner.device, batch)
+    precision = runner.precision if runner.runtime == "openvino" else ""
+    return peak_memory(runner.path, runner.runtime, runner.device, batch, precision)
 
 
-def _runners(path: Path, runtimes: Sequence[str], device: str) -> list[Runner]:
+def _runners(path: Path, runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> list[Runner]:
     for name in runtimes:
         if name not in RUNTIME_NAMES:
             raise UsageError(f"runtime is {name!r}; known are {', '.join(RUNTIME_NAMES)}")
@@ -239,7 +246,13 @@ def _runners(path: Path, runtimes: Sequence[str], device: str) -> list[Runner]:
     names = [n for n in fitting if n in runtimes or (not runtimes and is_installed(n))]
     if not names:
         raise RuntimeMissingError(f"no runtime that takes {path.name} is left; it runs in {', '.join(fitting)}")
-    return [open_runner(path, name, "cpu" if name == "openvino" else device) for name in names]
+    runners: list[Runner] = []
+    for name in names:
+        if name == "openvino":
+            runners += [open_runner(path, name, "cpu", precision=precision) for precision in precisions or (None,)]
+        else:
+            runners.append(open_runner(path, name, device))
+    return runners
 
 
 def _machine() -> dict[str, str]:

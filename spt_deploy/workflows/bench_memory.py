@@ -12,7 +12,7 @@ from spt_deploy.errors import RuntimeMissingError
 _RUNS = 3
 
 
-def peak_memory(path: Path, runtime: str, device: str, batch: int) -> float:
+def peak_memory(path: Path, runtime: str, device: str, batch: int, precision: str = "") -> float:
     """Most memory that a process takes to open the artefact and run it on random images, in MiB.
 
     Python and the runtime are in it, as they are in every process that uses them.
@@ -20,7 +20,7 @@ def peak_memory(path: Path, runtime: str, device: str, batch: int) -> float:
     Raises:
         RuntimeMissingError: when the process fails, or this system does not say how much memory one took.
     """
-    command = [sys.executable, "-m", __name__, str(path), runtime, device, str(batch)]
+    command = [sys.executable, "-m", __name__, str(path), runtime, device, str(batch), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -36,8 +36,8 @@ def main() -> None:
 
     from spt_deploy.runtimes import open_runner
 
-    path, runtime, device, batch = sys.argv[1:]
-    with open_runner(Path(path), runtime, device) as runner:
+    path, runtime, device, batch, precision = sys.argv[1:]
+    with open_runner(Path(path), runtime, device, precision=precision or None) as runner:
         size = runner.facts.preprocessing.size
         images = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
         for _ in range(_RUNS):

@@ -93,9 +93,11 @@ def _onnxruntime(runner: Runner, proto: Any, feeds: Arrays) -> list[tuple[str, s
 
 
 def _openvino(runner: Runner, proto: Any, feeds: Arrays) -> list[tuple[str, str, float]]:
-    from spt_deploy.runtimes.openvino_runner import compile_model
+    from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model
 
-    request = compile_model(proto, runner.path.name, profiled=True).create_infer_request()
+    assert isinstance(runner, OpenVinoRunner)
+    options = runner.options | {"PERF_COUNT": "YES"}
+    request = compile_model(proto, runner.path.name, options).create_infer_request()
     times = []
     for number in range(_WARM_UP + _RUNS):
         request.infer(feeds)

@@ -13,9 +13,9 @@ import onnx
 
 from spt_deploy.atomic import atomic_path
 from spt_deploy.config import PACKINGS, Packing
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.facts import ModelFacts
-from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import Case, generated_cases
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import StopRequest, stop_on_signals
-from spt_deploy.model.checkpoint import sha256_of
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.budget import chosen_threshold
@@ -33,6 +33,7 @@ from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_
 if TYPE_CHECKING:
     from spt_deploy.facts import ModelFacts
 
+_LONG = 4  # batches, from which on several run at a time
 _NAMED_FAILURES = 5  # in an error sentence; all of them are in summary.json
 
 
@@ -98,6 +99,7 @@ def infer(
     *,
     runtime: str = "auto",
     device: str = "auto",
+    precision: str | None = None,
     batch: int = 8,
     out: str | Path | None = None,
     overlay: Sequence[str] = PARTS,
@@ -133,6 +135,7 @@ def infer(
             run if None. Or a runner, which is entered here and closed at the end.
         runtime: see `runtimes.open_runner`; so ``device``.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
         out: folder for the results, where files of the same names are replaced; ``runs/infer/NAME`` if None, under a
             name that is not taken.
@@ -186,7 +189,8 @@ def infer(
     if show:
         check_display()
     with stop_on_signals() as stop:
-        runner, why = _runner(model, runtime, device)
+        several_at_a_time = target_fps is None and _is_long(opened, sampling, batch)
+        runner, why = _runner(model, runtime, device, precision, several_at_a_time)
         chosen = chosen_threshold(runner, threshold, target_fps, threshold_range)
         with runner:
             batch = min(batch, runner.max_batch or batch)
@@ -255,11 +259,21 @@ def fresh_folder(source: str) -> Path:
     return folder
 
 
-def _runner(model: str | Path | Runner | None, runtime: str, device: str) -> tuple[Runner, str]:
+def _runner(
+    model: str | Path | Runner | None, runtime: str, device: str, precision: str | None, throughput: bool
+) -> tuple[Runner, str]:
     if isinstance(model, Runner):
         return model, ""
     found = find_artefact(None if model is None else Path(model), runnable_kinds() if model is None else KINDS)
-    return open_runner(found.path, runtime, device, shares_cores=True), found.why
+    return open_runner(found.path, runtime, device, throughput=throughput, precision=precision), found.why
+
+
+def _is_long(sources: Sequence[Source], sampling: Sampling, batch: int) -> bool:
+    """Whether so many frames lie there that they fill several batches at a time; nobody waits for a certain one."""
+    if not all(source.prompt for source in sources):
+        return False
+    totals = [source.total() for source in sources]
+    return None in totals or sum(sampling.count(total) for total in totals if total is not None) >= _LONG * batch
 
 
 def _quieten_decoders() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spt_deploy.config import BackboneConfig, ModelConfig, check_image_size
+from spt_deploy.digest import sha256_of
 from spt_deploy.engine.description import EngineDescription, read_description, read_plan
 from spt_deploy.errors import ArtefactError
 from spt_deploy.facts import ModelFacts
-from spt_deploy.model.checkpoint import load_checkpoint, sha256_of
+from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.model.complexity import Complexity, complexity, kept_tokens
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, is_installed

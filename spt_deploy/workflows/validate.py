@@ -78,6 +78,7 @@ def validate(
     format: str | None = None,
     runtimes: Sequence[str] = (),
     device: str = "cpu",
+    precisions: Sequence[str] = (),
     max_images: int = 64,
     batch: int = 8,
     threshold: float | None = None,
@@ -92,6 +93,7 @@ def validate(
         format: of ``labels``; None looks at the folder.
         runtimes: only these of the runtimes that take an ONNX file; empty takes all that are installed.
         device: of torch and ONNX Runtime.
+        precisions: ``fp32`` and ``bf16``, of which openvino runs each; empty takes each artefact's own.
         max_images: of ``data``, evenly spread.
         batch: images of ``data`` a batch.
         threshold: of the score, in (0, 1), that all of them run at; files must take it as an input. None is the
@@ -108,7 +110,7 @@ def validate(
     for note in notes:
         status(note)
     with ExitStack() as stack:
-        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, threshold, notes)]
+        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, precisions, threshold, notes)]
         if len(runners) < 2:
             raise UsageError(
                 f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; "
@@ -152,7 +154,12 @@ def _found(notes: list[str]) -> list[Path]:
 
 
 def _runners(
-    paths: Sequence[Path], runtimes: Sequence[str], device: str, threshold: float | None, notes: list[str]
+    paths: Sequence[Path],
+    runtimes: Sequence[str],
+    device: str,
+    precisions: Sequence[str],
+    threshold: float | None,
+    notes: list[str],
 ) -> list[Runner]:
     """A runner of each artefact in each runtime that takes it and is installed, none entered yet."""
     for name in runtimes:
@@ -176,7 +183,11 @@ def _runners(
             if not runtimes and importlib.util.find_spec(name) is None:
                 notes.append(f"{name} is not installed and was left out (pip install {name})")
                 continue
-            runners.append(open_runner(path, name, "cpu" if name == "openvino" else device, threshold=threshold))
+            if name == "openvino":
+                for precision in precisions or (None,):
+                    runners.append(open_runner(path, name, "cpu", precision=precision, threshold=threshold))
+            else:
+                runners.append(open_runner(path, name, device, threshold=threshold))
     return runners
 
 

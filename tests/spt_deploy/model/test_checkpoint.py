@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spt_deploy import __version__
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ArtefactError, OutputError
-from spt_deploy.model.checkpoint import load_checkpoint, load_weights_file, save_checkpoint, sha256_of
+from spt_deploy.model.checkpoint import load_checkpoint, load_weights_file, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from tests.spt_deploy.model.models import images, make_model
 

@@ -14,6 +14,7 @@ from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.registry import is_installed
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import make_model
 
@@ -50,7 +51,7 @@ def test_every_runtime_answers_as_pytorch_does(made: Exported, runtime: str, bat
 
 def test_an_artefact_goes_to_the_runtime_that_takes_it(made: Exported) -> None:
     assert open_runner(made.checkpoint).runtime == "torch"
-    assert open_runner(made.onnx).runtime == "onnxruntime"
+    assert open_runner(made.onnx, device="cpu").runtime == ("openvino" if is_installed("openvino") else "onnxruntime")
 
 
 @pytest.mark.parametrize(

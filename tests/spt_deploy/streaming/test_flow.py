@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spt_deploy.streaming.flow import Cancelled, Flow
+from spt_deploy.streaming.flow import Cancelled, Empty, Flow, InOrder
 
 
 @settings(max_examples=30, deadline=None)
@@ -170,3 +170,48 @@ def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> Non
     with pytest.raises(KeyboardInterrupt):
         run()
     assert threading.active_count() == before
+
+
+def test_several_threads_put_and_the_order_is_that_of_the_numbers() -> None:
+    arrived: list[int] = []
+    with Flow() as flow:
+        work, done = flow.channel(int, 4), flow.channel(int, 1)
+        in_order = InOrder(done, 3)
+
+        def take() -> None:
+            for number in work:
+                time.sleep(0.002 if number % 3 else 0.01)  # every third is overtaken
+                in_order.put(number - 1, number)
+            in_order.close()
+
+        def feed() -> None:
+            for number in range(1, 41):
+                work.put(number)
+            work.close()
+
+        flow.spawn("feed", feed)
+        for _ in range(3):
+            flow.spawn("take", take)
+        arrived.extend(done)
+    assert arrived == list(range(1, 41))
+
+
+def test_where_there_is_no_room_the_oldest_of_a_kind_give_way() -> None:
+    with Flow() as flow:
+        channel = flow.channel(object, 2)
+        gone = [channel.put_newest(item, int) for item in (1, "kept", 2, 3, "kept too", 4)]
+        channel.close()
+        left = list(channel)
+    assert left == ["kept", "kept too", 4]
+    assert sum(gone) == 3
+    assert channel.poll() is None
+
+
+def test_polling_does_not_wait() -> None:
+    with Flow() as flow:
+        channel = flow.channel(int, 2)
+        assert channel.poll() is Empty.YET
+        assert not channel.is_ready
+        channel.put(7)
+        assert channel.is_ready
+        assert channel.poll() == 7

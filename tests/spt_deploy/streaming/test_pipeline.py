@@ -18,7 +18,7 @@ from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
-from spt_deploy.streaming.pipeline import BUFFERS, Pipeline, Progress
+from spt_deploy.streaming.pipeline import SPARE_BUFFERS, Pipeline, Progress
 from spt_deploy.streaming.sources import Unreadable, open_sources
 from spt_deploy.streaming.summary import STAGES, StreamSummary
 from spt_deploy.streaming.video import VideoFile
@@ -257,4 +257,50 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
 
     summary, _ = run([write_video(tmp_path / "v.mp4", range(0, 24_000, 40))], tmp_path / "out", 8, Remembering())
     assert summary.inferred == 600
-    assert len(seen) <= BUFFERS
+    assert len(seen) <= SPARE_BUFFERS + 1
+
+
+class LanesRunner(ColourRunner):
+    """Takes three batches at a time, and now and then one overtakes another."""
+
+    lanes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together = 0
+        self.most_together = 0
+        self._lock = threading.Lock()
+
+    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        with self._lock:
+            self.together += 1
+            self.most_together = max(self.most_together, self.together)
+            slow = len(self.batches) % 3 == 0
+        time.sleep(0.02 if slow else 0.005)
+        with self._lock:
+            self.together -= 1
+        return super()._run(images)
+
+
+def test_lanes_of_the_model_change_neither_order_nor_answers(tmp_path: Path) -> None:
+    videos = [write_video(tmp_path / f"{name}.mp4", range(0, 40 * count, 40)) for name, count in (("a", 31), ("b", 12))]
+    _, alone = run(videos, tmp_path / "1", batch=2)
+    runner = LanesRunner()
+    summary, together = run(videos, tmp_path / "3", 2, runner)
+    assert together == alone
+    assert runner.most_together > 1
+    assert summary.inferred == 43
+    assert summary.stages["model"].workers == 3
+
+
+def test_an_error_in_one_lane_ends_all(tmp_path: Path) -> None:
+    class Failing(LanesRunner):
+        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+            if len(self.batches) == 5:
+                raise ValueError("broken")
+            return super()._run(images)
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="broken"):
+        run([write_video(tmp_path / "v.mp4", range(0, 2000, 40))], tmp_path / "out", 2, Failing())
+    assert threading.active_count() == before

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from onnx import inliner, numpy_helper
 
 from spt_deploy.cli import main
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import InputError, ResultError, UsageError
-from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint, sha256_of
+from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts

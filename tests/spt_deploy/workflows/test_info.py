@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from spt_deploy import __version__
 from spt_deploy.cli import main
 from spt_deploy.config import Task
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ArtefactError, InputError, UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
-from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint, sha256_of
+from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from spt_deploy.model.complexity import complexity, kept_tokens
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.workflows.info import info

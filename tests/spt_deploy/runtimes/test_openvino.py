@@ -1,0 +1,127 @@
+"""OpenVINO: what was compiled is kept, several requests run at a time, and bfloat16 only where the processor has it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spt_deploy.engine.caches import cache_folder
+from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.parity.checks import compare_runners
+from spt_deploy.parity.inputs import generated_cases
+from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.compiled_cache import MOST_FILES, compiled_path, keep_compiled, read_compiled
+from tests.exported import Exported, make_exported
+
+openvino = pytest.importorskip("openvino", reason="an extra")
+
+from spt_deploy.runtimes import openvino_runner  # noqa: E402 - needs openvino
+
+SIZE = (64, 64)
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return make_exported(tmp_path_factory.mktemp("openvino"), SIZE)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def images(count: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal((count, 3, *SIZE), dtype=np.float32)
+
+
+def test_the_second_time_nothing_is_compiled(made: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_runner(made.onnx, "openvino") as runner:
+        first = runner.infer(images(3))
+    monkeypatch.setattr(openvino_runner, "compile_model", lambda *given: pytest.fail("compiled again"))
+    with open_runner(made.onnx, "openvino") as runner:
+        again = runner.infer(images(3))
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+def test_a_damaged_or_forbidden_cache_is_no_error(made: Exported, tmp_path: Path) -> None:
+    with open_runner(made.onnx, "openvino") as runner:
+        expected = runner.infer(images(2))["logits"]
+    (kept,) = (cache_folder() / "openvino").glob("*.blob")
+    kept.write_bytes(b"no model")
+    with open_runner(made.onnx, "openvino") as runner:
+        np.testing.assert_array_equal(runner.infer(images(2))["logits"], expected)
+    kept.unlink()
+    kept.parent.rmdir()
+    kept.parent.write_text("a file where a folder should be", encoding="utf-8")
+    with open_runner(made.onnx, "openvino") as runner:
+        np.testing.assert_array_equal(runner.infer(images(2))["logits"], expected)
+
+
+def test_another_file_option_or_version_is_another_place(made: Exported) -> None:
+    path = compiled_path(made.onnx, "1", "cpu", {"a": 1})
+    assert path == compiled_path(made.onnx, "1", "cpu", {"a": 1})
+    assert (
+        len({path, compiled_path(made.onnx, "2", "cpu", {"a": 1}), compiled_path(made.onnx, "1", "b", {"a": 1})}) == 3
+    )
+    assert path != compiled_path(made.onnx, "1", "cpu", {"a": 2})
+    made.onnx.touch()
+    assert path != compiled_path(made.onnx, "1", "cpu", {"a": 1})
+
+
+def test_the_oldest_go_when_there_are_many(made: Exported) -> None:
+    paths = [compiled_path(made.onnx, str(number), "cpu", {}) for number in range(MOST_FILES + 2)]
+    for number, path in enumerate(paths):
+        keep_compiled(path, bytes([number]))
+        if number:
+            assert read_compiled(paths[0]) == b"\0"  # of use, so that it is not the oldest
+    assert sum(path.is_file() for path in paths) == MOST_FILES
+    assert paths[-1].is_file()
+    assert not paths[1].is_file()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_several_batches_at_a_time_have_the_same_answers(made: Exported, runtime: str) -> None:
+    batches = [images(1 + number % 3, number) for number in range(12)]
+    with open_runner(made.onnx, runtime, "cpu") as runner:
+        expected = [runner.infer(batch)["logits"] for batch in batches]
+    with (
+        open_runner(made.onnx, runtime, "cpu", throughput=True) as runner,
+        ThreadPoolExecutor(max(2, runner.lanes)) as pool,
+    ):
+        found = list(pool.map(lambda batch: runner.infer(batch)["logits"], batches))
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
+def test_bfloat16_is_near_and_its_selection_borderline(made: Exported) -> None:
+    with open_runner(made.checkpoint) as ours, open_runner(made.onnx, precision="bf16") as theirs:
+        assert theirs.name == "openvino cpu bf16"
+        report = compare_runners(ours, theirs, generated_cases(SIZE))
+    assert report.passed
+    with open_runner(made.onnx, "openvino") as exact, open_runner(made.onnx, precision="bf16") as rounded:
+        assert np.abs(exact.infer(images(2))["logits"] - rounded.infer(images(2))["logits"]).max() > 0
+
+
+def test_a_processor_without_bfloat16_is_told(made: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino_runner.openvino, "Core", Old)
+    with pytest.raises(RuntimeMissingError, match="does not compute in bfloat16"):
+        open_runner(made.onnx, precision="bf16")
+
+
+def test_precisions_that_there_are_not(made: Exported) -> None:
+    with pytest.raises(UsageError, match="precision is 'int4'; openvino computes in fp32 or bf16"):
+        open_runner(made.onnx, "openvino", precision="int4")
+    with pytest.raises(UsageError, match="only openvino computes"):
+        open_runner(made.onnx, "onnxruntime", precision="bf16")
+    with pytest.raises(UsageError, match="only openvino computes"):
+        open_runner(made.checkpoint, precision="bf16")
