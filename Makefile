@@ -12,7 +12,7 @@ BENCH  := build/bench# not under runs/: a model with random weights must not be 
 VTEST  := usr/share/doc/opencv-doc/examples/data/vtest.avi
 VIDEO  := $(firstword $(wildcard $(SPT_VTEST) .cache/opencv-doc/$(VTEST) /$(VTEST)) $(BENCH)/data/demo.mp4)
 
-.PHONY: help setup demo test check bench endurance gpu-check clean
+.PHONY: help setup demo test check bench bench-page endurance gpu-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make bench   SPT-T against Swin-T in every runtime here, a step of training, and infer against its bound'
+	@echo 'make bench-page  docs/benchmarks.md and its plot, on this machine (a quarter of an hour)'
 	@echo 'make endurance  ten thousand frames and five thousand damaged files through infer (minutes)'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: GPU tests, numerics and speed of the kernels (eight minutes)'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
@@ -65,7 +66,8 @@ bench: $(STAMP)
 	$(BIN)/python tools/random_checkpoints.py $(BENCH) swin_t spt_t
 	$(BIN)/spt-deploy export $(BENCH)/swin_t.pt
 	$(BIN)/spt-deploy export $(BENCH)/spt_t.pt
-	$(BIN)/spt-deploy bench $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1
+	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1 --precision fp32,bf16
+	$(BIN)/python tools/bench_hugging_face.py $(BENCH)/swin_t.onnx
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/spt_t.pt --training --batch 8 --ratio 1,0.25 --rounds 10
 	$(BIN)/python tools/bench_build.py $(BENCH)/spt_t.onnx
 	$(BIN)/python tools/random_checkpoints.py $(BENCH) --imgsz 128 spt_micro
@@ -75,6 +77,17 @@ bench: $(STAMP)
 		$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_micro.onnx "$(VIDEO)" --frames 795 --times 4 --runtime $$runtime && \
 		$(BIN)/python tools/bench_pipeline.py $(BENCH)/spt_t.onnx "$(VIDEO)" --video-out --frames 240 --rounds 3 --runtime $$runtime || \
 		exit 1; done
+
+# docs/benchmarks.md, with its plot: the same at 224x224, and at 800x1280, where packing avoids padding too.
+bench-page: $(STAMP)
+	$(BIN)/python tools/random_checkpoints.py $(BENCH) swin_t spt_t
+	$(BIN)/python tools/random_checkpoints.py $(BENCH)/large --imgsz 800x1280 swin_t spt_t
+	for model in swin_t spt_t large/swin_t large/spt_t; do $(BIN)/spt-deploy export $(BENCH)/$$model.pt || exit 1; done
+	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx \
+		--ratio 1,0.5,0.25,0.1 --precision fp32,bf16 --json > $(BENCH)/224x224.json
+	$(BIN)/spt-deploy bench $(BENCH)/large/swin_t.onnx $(BENCH)/large/spt_t.onnx \
+		--ratio 1,0.25 --precision fp32,bf16 --batch 1 --rounds 7 --json > $(BENCH)/800x1280.json
+	$(BIN)/python tools/benchmarks_page.py docs/benchmarks.md $(BENCH)/224x224.json $(BENCH)/800x1280.json
 
 endurance: $(STAMP)
 	$(BIN)/python tools/endurance.py

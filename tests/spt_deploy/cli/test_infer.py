@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
 from spt_deploy.cli import main
-from spt_deploy.runtimes.base import Arrays
 from spt_deploy.workflows import infer as workflow
 from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
 
@@ -99,22 +98,32 @@ def test_a_bad_option_is_exit_code_2_and_named(arguments: tuple[str, ...], sente
     assert sentence in result.stderr
 
 
-def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(
-    inside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+_ASKED_TO_STOP = """
+import signal
+from spt_deploy.cli import main
+from spt_deploy.workflows import infer as workflow
+from tests.spt_deploy.streaming.support import ColourRunner
+
+class Asking(ColourRunner):
+    def _run(self, images):
+        if not self.batches:  # what was read is finished; a second signal would not wait for that
+            signal.raise_signal(signal.SIGTERM)
+        return super()._run(images)
+
+workflow._runner = lambda *given: (Asking(), "")
+main(["infer", "v.mp4", "--batch", "4"])
+"""
+
+
+def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(inside: Path) -> None:
+    """In a process of its own: a signal is for the whole process, and this one belongs to the tests."""
     write_video(inside / "v.mp4", range(0, 4000, 40))
-
-    class Asking(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-            if not self.batches:  # what was read is finished; a second signal would not wait for that
-                signal.raise_signal(signal.SIGTERM)
-            return super()._run(images)
-
-    monkeypatch.setattr(workflow, "_runner", lambda *given: (Asking(), ""))
-    result = call("v.mp4", "--batch", "4")
-    assert result.exit_code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after frame " in result.stderr
-    assert "go on with the same command and --resume --out" in result.stderr
+    found = [str(Path(entry).absolute()) for entry in sys.path]
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {found!r}\n{_ASKED_TO_STOP}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=inside)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped by SIGTERM after frame " in done.stderr
+    assert "go on with the same command and --resume --out" in done.stderr
 
 
 def test_frames_from_a_pipe(inside: Path) -> None:

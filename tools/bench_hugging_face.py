@@ -1,0 +1,97 @@
+"""Our exported Swin-T beside Hugging Face's, exported by its own means, in ONNX Runtime and OpenVINO, taking turns.
+
+    python tools/bench_hugging_face.py SWIN_T.onnx [--batch 1,8] [--rounds N]
+
+Both have random weights, and 1000 classes at 224x224.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import torch
+from transformers import SwinConfig, SwinForImageClassification
+
+from spt_deploy.bench import take_turns
+from spt_deploy.runtimes.onnx_file import inlined
+from spt_deploy.runtimes.onnxruntime_runner import open_session
+from spt_deploy.runtimes.openvino_runner import options_for
+
+
+class Logits(torch.nn.Module):
+    """Their model with one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.swin = SwinForImageClassification(SwinConfig(image_size=224, num_labels=1000))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """B x 3 x 224 x 224 to B x 1000."""
+        logits: torch.Tensor = self.swin(images).logits
+        return logits
+
+
+def export_theirs(path: Path) -> None:
+    """Torch's exporter, batch dynamic, as their documentation has it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        batch = torch.export.Dim("batch", min=1)
+        torch.onnx.export(
+            Logits().eval(),
+            (torch.zeros(2, 3, 224, 224),),
+            path,
+            dynamo=True,
+            dynamic_shapes={"images": {0: batch}},
+            input_names=["images"],
+            external_data=False,
+            verbose=False,
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ours", type=Path)
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--rounds", type=int, default=20)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = Path(folder) / "hugging_face.onnx"
+        export_theirs(theirs)
+        files = {"Hugging Face": theirs, "spt-deploy": given.ours}
+        sessions = {name: open_session(path, "cpu") for name, path in files.items()}
+        core = openvino.Core()
+        requests = {}
+        for name, path in files.items():
+            for precision in ("fp32", "bf16"):
+                model = core.read_model(inlined(onnx.load(path)).SerializeToString())
+                compiled = core.compile_model(model, "CPU", options_for(precision))
+                requests[name, precision] = compiled.create_infer_request()
+    for batch in map(int, given.batch.split(",")):
+        images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
+        runs: dict[str, Callable[[], object]] = {}
+        peers = {}
+        for name, session in sessions.items():
+            runs[f"{name}, onnxruntime"] = lambda s=session, x=images: s.run(None, {"images": x})  # type: ignore[misc]
+            peers[f"{name}, onnxruntime"] = "Hugging Face, onnxruntime"
+        for (name, precision), request in requests.items():
+            runs[f"{name}, openvino {precision}"] = lambda r=request, x=images: r.infer({"images": x})  # type: ignore[misc]
+            peers[f"{name}, openvino {precision}"] = f"Hugging Face, openvino {precision}"
+        for timing in take_turns(runs, images=batch, rounds=given.rounds, peers=peers):
+            ratio = f"{timing.peer_speedup:.3f} times Hugging Face"
+            print(f"batch {batch}  {timing.name:28} {timing.median_ms:8.1f} ms  {ratio}")
+
+
+if __name__ == "__main__":
+    main()
