@@ -56,7 +56,8 @@ demo: $(STAMP)
 # A process for each part: libraries of several runtimes in one process have ended it at a later fork or signal.
 PARTS := cli engine model parity runtimes streaming training workflows
 test: $(STAMP)
-	for part in $(PARTS); do $(BIN)/python -m pytest tests/spt_deploy/$$part || exit 1; done
+	for part in $(patsubst %,tests/spt_deploy/%,$(filter-out workflows,$(PARTS))) $(wildcard tests/spt_deploy/workflows/test_*.py) \
+		tests/spt_deploy/workflows/gpu; do $(BIN)/python -m pytest $$part || exit 1; done
 	$(BIN)/python -m pytest tests $(PARTS:%=--ignore=tests/spt_deploy/%)
 
 check: $(STAMP)

@@ -111,6 +111,7 @@ class OpenVinoRunner(Runner):
         self.options = options_for(precision, lanes)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._names: list[str] = []
+        self._imported = b""
         super().__init__(path, facts, precision=precision or facts.precision, threshold=threshold)
         self.lanes = lanes
 
@@ -127,7 +128,9 @@ class OpenVinoRunner(Runner):
         data = read_compiled(place)
         if data:
             try:
-                return core.import_model(data, "CPU", self.options)
+                compiled = core.import_model(data, "CPU", self.options)
+                self._imported = data  # the model may refer to these bytes for as long as it lives
+                return compiled
             except RuntimeError:  # of a library that only looks the same
                 pass
         compiled = compile_model(load_onnx(self.path), self.path.name, self.options)
