@@ -53,12 +53,8 @@ demo: $(STAMP)
 	@echo '  $(DEMO)/infer/predictions.jsonl   the same as numbers, a line a frame'
 	@echo '  $(DEMO)/infer/summary.json        frames, time of every stage'
 
-# A process for each part: libraries of several runtimes in one process have ended it at a later fork or signal.
-PARTS := cli engine model parity runtimes streaming training workflows
 test: $(STAMP)
-	for part in $(patsubst %,tests/spt_deploy/%,$(filter-out workflows,$(PARTS))) $(wildcard tests/spt_deploy/workflows/test_*.py) \
-		tests/spt_deploy/workflows/gpu; do $(BIN)/python -m pytest $$part || exit 1; done
-	$(BIN)/python -m pytest tests $(PARTS:%=--ignore=tests/spt_deploy/%)
+	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,14 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import torch
 from transformers import SwinConfig, SwinForImageClassification
 
 from spt_deploy.bench import take_turns
-from spt_deploy.runtimes.onnx_file import inlined
 from spt_deploy.runtimes.onnxruntime_runner import open_session
-from spt_deploy.runtimes.openvino_runner import options_for
+from spt_deploy.runtimes.openvino_runner import compile_model, options_for
 
 
 class Logits(torch.nn.Module):
@@ -71,12 +69,10 @@ def main() -> None:
         export_theirs(theirs)
         files = {"Hugging Face": theirs, "spt-deploy": given.ours}
         sessions = {name: open_session(path, "cpu") for name, path in files.items()}
-        core = openvino.Core()
         requests = {}
         for name, path in files.items():
             for precision in ("fp32", "bf16"):
-                model = core.read_model(inlined(onnx.load(path)).SerializeToString())
-                compiled = core.compile_model(model, "CPU", options_for(precision))
+                compiled = compile_model(onnx.load(path), name, options_for(precision))
                 requests[name, precision] = compiled.create_infer_request()
     for batch in map(int, given.batch.split(",")):
         images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
@@ -25,6 +26,17 @@ from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
 
 
+@cache
+def openvino_core() -> Any:
+    """The one Core of this process, kept until it ends; whatever here needs a Core uses this one.
+
+    On a processor with AMX a Core gives the thread that first uses its CPU plugin an alternate signal stack, and unmaps
+    it when it goes. When an earlier Core goes before a later one, the later one puts the earlier one's unmapped stack
+    back, and Python's next signal handler runs on whatever has been mapped there since (seen in OpenVINO 2026.4).
+    """
+    return openvino.Core()
+
+
 def options_for(precision: str | None = None, lanes: int = 1, cores: int | None = None) -> dict[str, object]:
     """OpenVINO's options for a precision and a number of requests that run at the same time.
 
@@ -42,7 +54,7 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     if precision not in (None, *PRECISIONS):
         raise UsageError(f"precision is {precision!r}; openvino computes in {' or '.join(PRECISIONS)}")
     options: dict[str, object] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision or "fp32"]}
-    if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeMissingError("this processor does not compute in bfloat16; use --precision fp32")
     if lanes > 1:
         # Other threads work beside the model then: pinned to a core, a request would wait for them.
@@ -63,7 +75,7 @@ def compile_model(proto: onnx.ModelProto, where: str, options: dict[str, object]
     Raises:
         ArtefactError: when OpenVINO cannot read or compile the model.
     """
-    core = openvino.Core()
+    core = openvino_core()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
         return core.compile_model(model, "CPU", options or options_for())
@@ -111,7 +123,6 @@ class OpenVinoRunner(Runner):
         self.options = options_for(precision, lanes)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._names: list[str] = []
-        self._imported = b""
         super().__init__(path, facts, precision=precision or facts.precision, threshold=threshold)
         self.lanes = lanes
 
@@ -122,15 +133,13 @@ class OpenVinoRunner(Runner):
             self._requests.put(compiled.create_infer_request())
 
     def _compiled(self) -> Any:
-        core = openvino.Core()
+        core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         place = compiled_path(self.path, openvino.__version__, processor, self.options)
         data = read_compiled(place)
         if data:
             try:
-                compiled = core.import_model(data, "CPU", self.options)
-                self._imported = data  # the model may refer to these bytes for as long as it lives
-                return compiled
+                return core.import_model(data, "CPU", self.options)
             except RuntimeError:  # of a library that only looks the same
                 pass
         compiled = compile_model(load_onnx(self.path), self.path.name, self.options)

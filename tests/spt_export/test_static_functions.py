@@ -114,10 +114,9 @@ def run_everywhere(runtime: str, model: onnx.ModelProto, feed: dict[str, npt.NDA
 
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return list(session.run(None, feed))
-    import openvino as ov
+    from spt_deploy.runtimes.openvino_runner import compile_model
 
-    core = ov.Core()
-    found = core.compile_model(core.read_model(model.SerializeToString()), "CPU")(feed)
+    found = compile_model(model, "the model")(feed)
     return [found[index] for index in range(3)]
 
 

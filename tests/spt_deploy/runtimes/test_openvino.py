@@ -12,16 +12,19 @@ import pytest
 
 from spt_deploy.engine.caches import cache_folder
 from spt_deploy.errors import RuntimeMissingError, UsageError
+from spt_deploy.parity.checks import compare_runners
+from spt_deploy.parity.inputs import generated_cases
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.compiled_cache import MOST_FILES, compiled_path, keep_compiled, read_compiled
 from tests.exported import Exported, make_exported
 
-openvino = pytest.importorskip("openvino", reason="an extra")
+pytest.importorskip("openvino", reason="an extra")
 
-from spt_deploy.runtimes import openvino_runner  # noqa: E402 - needs openvino
+from spt_deploy.runtimes import openvino_runner
+from spt_deploy.runtimes.openvino_runner import openvino_core
 
 SIZE = (64, 64)
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")
@@ -98,28 +101,39 @@ def test_several_batches_at_a_time_have_the_same_answers(made: Exported, runtime
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
-_COMPARE = f"""
-import sys
+@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
+def test_bfloat16_is_near_and_its_selection_borderline(made: Exported) -> None:
+    with open_runner(made.checkpoint) as ours, open_runner(made.onnx, precision="bf16") as theirs:
+        assert theirs.name == "openvino cpu bf16"
+        assert compare_runners(ours, theirs, generated_cases(SIZE)).passed
+        given = images(2)
+        assert np.abs(ours.infer(given)["logits"] - theirs.infer(given)["logits"]).max() > 1e-4, "not rounded at all"
+
+
+_SIGNAL_STACK = """
+import ctypes, gc, sys
 from pathlib import Path
-import numpy as np
-from spt_deploy.parity.checks import compare_runners
-from spt_deploy.parity.inputs import generated_cases
 from spt_deploy.runtimes import open_runner
 
-checkpoint, exported = map(Path, sys.argv[1:])
-with open_runner(checkpoint) as ours, open_runner(exported, precision="bf16") as theirs:
-    assert theirs.name == "openvino cpu bf16"
-    assert compare_runners(ours, theirs, generated_cases({SIZE})).passed
-    images = np.random.default_rng(0).standard_normal((2, 3, *{SIZE}), dtype=np.float32)
-    assert np.abs(ours.infer(images)["logits"] - theirs.infer(images)["logits"]).max() > 1e-4, "not rounded at all"
+class Stack(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+for _ in range(2):
+    with open_runner(Path(sys.argv[1]), "openvino") as first, open_runner(Path(sys.argv[1]), "openvino") as second:
+        del first
+        gc.collect()
+del second
+gc.collect()
+stack = Stack()
+assert ctypes.CDLL(None, use_errno=True).sigaltstack(None, ctypes.byref(stack)) == 0
+mapped = [[int(end, 16) for end in line.split()[0].split("-")] for line in open("/proc/self/maps")]
+assert not stack.address or any(first <= stack.address < last for first, last in mapped), "unmapped"
 """
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
-def test_bfloat16_is_near_and_its_selection_borderline(made: Exported) -> None:
-    """In a process of its own: AMX has been seen to end a process later on, at a signal or a fork."""
-    command = [sys.executable, "-c", _COMPARE, str(made.checkpoint), str(made.onnx)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_signal_handlers_have_a_stack_when_every_runner_is_gone(made: Exported) -> None:
+    done = subprocess.run([sys.executable, "-c", _SIGNAL_STACK, str(made.onnx)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -128,7 +142,7 @@ def test_a_processor_without_bfloat16_is_told(made: Exported, monkeypatch: pytes
         def get_property(self, device: str, name: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(openvino_runner.openvino, "Core", Old)
+    monkeypatch.setattr(openvino_runner, "openvino_core", Old)
     with pytest.raises(RuntimeMissingError, match="does not compute in bfloat16"):
         open_runner(made.onnx, precision="bf16")
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 
 from spt_deploy.cli import main
 from spt_deploy.digest import sha256_of
@@ -141,10 +141,10 @@ def test_spt_t_at_224_is_the_same_in_every_runtime_and_in_polygraphy(tmp_path: P
     assert report.parity is not None
     assert max(d.max_absolute for d in report.parity.differences.values()) < 1e-4
 
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is an extra")
-    inlined = inliner.inline_local_functions(onnx.load(report.path)).SerializeToString()
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(inlined), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    from spt_deploy.runtimes.openvino_runner import compile_model
+
+    compiled = compile_model(onnx.load(report.path), report.path.name)
     model = load_checkpoint(report.checkpoint).build()
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
