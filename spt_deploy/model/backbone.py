@@ -80,11 +80,11 @@ class BackboneOutput:
     def selection(self) -> Tensor:
         """Share of SPA blocks that kept each token of stage 3, B x H/16 x W/16 float32; others are scaled to it."""
         height, width = self.tokens[2].shape[1:3]
-        total = torch.zeros_like(self.tokens[2][..., 0], dtype=torch.float32)
+        counts: list[Tensor] = []
         for stage in sorted(set(self.spa_stages)):
             masks = [k.float() for k, of in zip(self.kept, self.spa_stages, strict=True) if of == stage]
-            total = total + _to_stage_3(torch.stack(masks).sum(0), stage)[:, :height, :width]
-        return total / len(self.kept)
+            counts.append(_to_stage_3(torch.stack(masks).sum(0), stage)[:, :height, :width])
+        return torch.stack(counts).sum(0) / len(self.kept)
 
 
 def _to_stage_3(count: Tensor, stage: int) -> Tensor:
