@@ -72,7 +72,7 @@ class MeanRunner(Runner):
     def _close(self) -> None:
         pass
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         means = images.mean(axis=(1, 2, 3))
         selection = np.ones((len(images), 2, 2), np.float32)
         return {"logits": np.stack([means, -means], 1), "selection": selection, "select_ratio": selection[:, 0]}

@@ -1,7 +1,7 @@
 """The contract of every runtime: open an artefact, turn a batch of images into named arrays, close.
 
 A runner is a context manager. ``infer`` checks its input here, once for all runtimes; a subclass writes
-``_open``, ``_run`` and ``_close`` only, and ``_run_at`` where its artefact takes a threshold.
+``_open``, ``_run`` and ``_close`` only.
 """
 
 from __future__ import annotations
@@ -147,10 +147,9 @@ class Runner(ABC):
             )
         if images.dtype != np.float32:
             raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")
-        if threshold is None:
-            return self._run(np.ascontiguousarray(images))
-        self.check_threshold(threshold)
-        return self._run_at(np.ascontiguousarray(images), threshold)
+        if threshold is not None:
+            self.check_threshold(threshold)
+        return self._run(np.ascontiguousarray(images), threshold)
 
     def with_masks(self) -> bool:
         """Have ``infer`` return from now on what each SPA block kept; whether it will.
@@ -170,12 +169,8 @@ class Runner(ABC):
         """Load the artefact and take what it needs of the device."""
 
     @abstractmethod
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        """The inner step: ``images`` is checked and contiguous."""
-
-    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
-        """The inner step at another threshold, which is checked; called where ``takes_threshold`` is true."""
-        raise NotImplementedError(f"{type(self).__name__} takes a threshold and has no _run_at")
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        """The inner step: ``images`` is checked and contiguous, and so is a threshold that is not the model's own."""
 
     @abstractmethod
     def _close(self) -> None:

@@ -75,16 +75,10 @@ class EngineRunner(Runner):
         kind = _OpenEngine if self.description.runtime == "tensorrt" else _OpenRtxEngine
         self._engine = kind(self._library, self._plan, self.description, self._gpu, self.path.name)
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images))
-
-    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images, threshold))
-
-    def _answer(self, feeds: Arrays) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         assert self._engine is not None
-        check_batch(self.description, len(feeds[IMAGES_INPUT]), self.path.name)
-        return self._engine.run(feeds)
+        check_batch(self.description, len(images), self.path.name)
+        return self._engine.run(graph_inputs(self.facts, images, threshold))
 
     def _output_names(self) -> list[str]:
         return self._engine.outputs if self._engine else []

@@ -99,15 +99,10 @@ class OnnxRuntimeRunner(Runner):
         self._session = open_session(self.path, self.device, threads)
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images))
-
-    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images, threshold))
-
-    def _answer(self, feeds: Arrays) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         assert self._session is not None
-        return dict(zip(self._names, self._session.run(None, feeds), strict=True))
+        outputs = self._session.run(None, graph_inputs(self.facts, images, threshold))
+        return dict(zip(self._names, outputs, strict=True))
 
     def _output_names(self) -> list[str]:
         return self._names

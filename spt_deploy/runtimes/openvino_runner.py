@@ -146,16 +146,10 @@ class OpenVinoRunner(Runner):
         keep_compiled(place, compiled.export_model().getvalue())
         return compiled
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images))
-
-    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
-        return self._answer(graph_inputs(self.facts, images, threshold))
-
-    def _answer(self, feeds: Arrays) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         request = self._requests.get()
         try:
-            return run_compiled(request, feeds, self._names)
+            return run_compiled(request, graph_inputs(self.facts, images, threshold), self._names)
         finally:
             self._requests.put(request)
 

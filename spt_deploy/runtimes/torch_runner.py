@@ -104,15 +104,10 @@ class TorchRunner(Runner):
         """PyTorch runs any model at any threshold that selects by one."""
         return self.facts.model.backbone.selects_by_threshold
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
-        return self._answer(images, None)
-
-    def _run_at(self, images: npt.NDArray[np.float32], threshold: float) -> Arrays:
-        return self._answer(images, torch.logit(torch.tensor(threshold, device=self._device)))
-
-    def _answer(self, images: npt.NDArray[np.float32], threshold: torch.Tensor | None) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        logit = None if threshold is None else torch.logit(torch.tensor(threshold, device=self._device))
         with torch.inference_mode():
-            output = self.model(torch.from_numpy(images).to(self._device), threshold=threshold)
+            output = self.model(torch.from_numpy(images).to(self._device), threshold=logit)
             named = dict(output.named())
             if self._masks:
                 blocks = self.facts.model.backbone.spa_blocks

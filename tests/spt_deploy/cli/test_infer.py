@@ -105,10 +105,10 @@ from spt_deploy.workflows import infer as workflow
 from tests.spt_deploy.streaming.support import ColourRunner
 
 class Asking(ColourRunner):
-    def _run(self, images):
+    def _run(self, images, threshold):
         if not self.batches:  # what was read is finished; a second signal would not wait for that
             signal.raise_signal(signal.SIGTERM)
-        return super()._run(images)
+        return super()._run(images, threshold)
 
 workflow._runner = lambda *given: (Asking(), "")
 main(["infer", "v.mp4", "--batch", "4"])

@@ -43,7 +43,7 @@ class ColourRunner(Runner):
     def _close(self) -> None:
         pass
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         self.batches.append(len(images))
         b, _, height, width = images.shape
         tokens = images.mean(axis=1).reshape(b, height // 16, 16, width // 16, 16).mean(axis=(2, 4))

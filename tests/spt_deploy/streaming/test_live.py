@@ -177,9 +177,9 @@ def test_a_time_to_wait_below_zero_is_refused() -> None:
 class SlowRunner(ColourRunner):
     """As slow as a model may be."""
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         time.sleep(0.03)
-        return super()._run(images)
+        return super()._run(images, threshold)
 
 
 def test_who_is_slower_than_a_live_source_drops_the_oldest_and_counts_them(tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ def test_each_line_is_the_answer_to_its_own_frame(tmp_path: Path) -> None:
     seen: list[npt.NDArray[np.float32]] = []
 
     class Remembering(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             seen.extend(images.copy())
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     _, lines = run([video], tmp_path / "out", 3, Remembering())
     frames = [frame.image for frame in open_sources([video])[0].frames(Sampling())]  # type: ignore[union-attr]
@@ -110,14 +110,14 @@ def test_a_video_has_its_name_as_soon_as_its_last_frame_is_written(tmp_path: Pat
     waited = 0
 
     class Waiting(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             nonlocal waited
             deadline = time.monotonic() + 20  # while the long one is still on its way
             while len(self.batches) == 20 and len(list((tmp_path / "out").glob("[!.]*.mp4"))) < 3:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
                 waited += 1
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     run([*videos, long], tmp_path / "out", 4, Waiting())
     assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == [f"{n}.annotated.mp4" for n in range(1, 5)]
@@ -139,10 +139,10 @@ def test_a_stop_request_finishes_what_was_read_and_reads_no_more(tmp_path: Path)
     stop = StopRequest()
 
     class Stopping(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if len(self.batches) == 2:
                 stop.signal_number = 15
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     videos = [write_video(tmp_path / f"{n}.mp4", range(0, 4000, 40)) for n in (1, 2)]
     summary, lines = run(videos, tmp_path / "out", 4, Stopping(), stop)
@@ -175,7 +175,7 @@ def test_the_summary_accounts_for_the_time_of_every_stage_and_names_the_longest(
 
 def test_what_the_model_raises_comes_out_as_it_is(tmp_path: Path) -> None:
     class Broken(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             raise ZeroDivisionError("of the model")
 
     with pytest.raises(ZeroDivisionError, match="of the model"):
@@ -251,9 +251,9 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     seen: set[int] = set()
 
     class Remembering(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             seen.add(images.ctypes.data)
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     summary, _ = run([write_video(tmp_path / "v.mp4", range(0, 24_000, 40))], tmp_path / "out", 8, Remembering())
     assert summary.inferred == 600
@@ -271,7 +271,7 @@ class LanesRunner(ColourRunner):
         self.most_together = 0
         self._lock = threading.Lock()
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         with self._lock:
             self.together += 1
             self.most_together = max(self.most_together, self.together)
@@ -279,7 +279,7 @@ class LanesRunner(ColourRunner):
         time.sleep(0.02 if slow else 0.005)
         with self._lock:
             self.together -= 1
-        return super()._run(images)
+        return super()._run(images, threshold)
 
 
 def test_lanes_of_the_model_change_neither_order_nor_answers(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_lanes_of_the_model_change_neither_order_nor_answers(tmp_path: Path) -> 
 
 def test_an_error_in_one_lane_ends_all(tmp_path: Path) -> None:
     class Failing(LanesRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if len(self.batches) == 5:
                 raise ValueError("broken")
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="broken"):

@@ -191,10 +191,10 @@ def test_a_start_past_the_end_is_said(inside: Path) -> None:
 
 def test_when_the_model_fails_nothing_half_written_is_left(inside: Path) -> None:
     class Broken(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if self.batches:
                 raise InputError("the model broke")
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     video = write_video(inside / "v.mp4", UNEVEN)
     with pytest.raises(InputError, match="the model broke"):
@@ -310,10 +310,10 @@ def test_another_model_or_threshold_does_not_go_on_with_a_run(inside: Path) -> N
     write_video(inside / "v.mp4", range(0, 400, 40))
 
     class Stopping(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if len(self.batches) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     infer(["v.mp4"], Stopping(), out="out", batch=2, video=False)
     with pytest.raises(UsageError, match=r"was begun with conf 0.25, not 0.5.*choose another --out"):
@@ -394,10 +394,10 @@ def test_a_source_that_is_named_twice_is_resumed_twice(inside: Path) -> None:
     write_video(inside / "v.mp4", range(0, 800, 40))
 
     class Stopping(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if len(self.batches) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     infer(["v.mp4", "v.mp4"], Stopping(), out="out", batch=3, video=False)
     infer(["v.mp4", "v.mp4"], ColourRunner(), out="out", video=False, resume=True)
@@ -415,10 +415,10 @@ def test_other_formats_are_whole_after_a_stop_and_again_after_the_rest(inside: P
     write_video(inside / "v.mp4", range(0, 800, 40))
 
     class Stopping(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if len(self.batches) == 1:
                 os.kill(os.getpid(), signal.SIGINT)
-            return super()._run(images)
+            return super()._run(images, threshold)
 
     def counts() -> tuple[int, int, int]:
         lines = lines_of(inside / "out")

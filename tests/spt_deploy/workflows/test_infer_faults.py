@@ -320,10 +320,10 @@ def test_inputs_with_the_longest_names_there_are_get_their_annotations(inside: P
 class Broken(ColourRunner):
     """Fails on its third batch."""
 
-    def _run(self, images: npt.NDArray[np.float32]) -> Arrays:
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
         if len(self.batches) == 2:
             raise ZeroDivisionError("of the third batch")
-        return super()._run(images)
+        return super()._run(images, threshold)
 
 
 def test_a_model_that_fails_in_mid_stream_shows_its_error_and_leaves_no_thread_and_no_file(
