@@ -8,6 +8,7 @@ with Predictor("best.onnx") as model:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.flow import Flow
-from spt_deploy.streaming.frames import Frame, Sampling
+from spt_deploy.streaming.frames import Frame, Sampling, Source
 from spt_deploy.streaming.pipeline import MAX_WAIT
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StageClock, StreamSummary
@@ -44,9 +45,11 @@ class Predictor:
         batch: images that the model gets at once, no more than an engine takes.
         conf: least score of a detection or of a multilabel class, in [0, 1].
         iou: boxes of one class that overlap more than this are one object, in [0, 1].
+        threshold: of the score, in (0, 1), above which SPA blocks keep a token, in place of the model's own: of
+            checkpoints, and of files that were exported with ``--runtime-threshold``.
 
     Raises:
-        InputError: when the model is not there or cannot be used.
+        InputError: when the model is not there, cannot be used, or takes no threshold.
         RuntimeMissingError: when the runtime or device is not there.
         UsageError: when an argument is out of range.
     """
@@ -60,6 +63,7 @@ class Predictor:
         batch: int = 8,
         conf: float = 0.25,
         iou: float = 0.5,
+        threshold: float | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is {batch}; expected 1 or more")
@@ -68,6 +72,9 @@ class Predictor:
             kinds = runnable_kinds() if model is None else KINDS
             path = find_artefact(None if model is None else Path(model), kinds).path
             model = open_runner(path, runtime, device)
+        if threshold is not None:
+            model.check_threshold(threshold)
+        self._threshold = threshold
         self._runner = model.__enter__()
         self._batch = min(batch, model.max_batch or batch)
         self._buffer = np.empty((self._batch, 3, *self.facts.preprocessing.size), dtype=np.float32)
@@ -77,26 +84,27 @@ class Predictor:
         """What the model says of itself: task, classes, preprocessing."""
         return self._runner.facts
 
-    def predict(self, image: Picture) -> Prediction:
+    def predict(self, image: Picture, threshold: float | None = None) -> Prediction:
         """The answer to one image.
 
         Args:
             image: a file, or H x W x 3 uint8, BGR as OpenCV reads it.
+            threshold: in place of that of the ``Predictor``; None keeps it.
 
         Raises:
             SourceError: when the file cannot be read.
-            InputError: when the array is no such image.
+            InputError: when the array is no such image, or the model takes no threshold.
+            UsageError: when the threshold is not in (0, 1).
         """
-        return self.predict_batch([image])[0]
+        return self.predict_batch([image], threshold)[0]
 
-    def predict_batch(self, images: Sequence[Picture]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[Picture], threshold: float | None = None) -> list[Prediction]:
         """The answers to any number of images of any sizes; arguments and errors as for ``predict``."""
         answers: list[Prediction] = []
         for start in range(0, len(images), self._batch):
-            part = [
-                read_image(Path(i)) if isinstance(i, str | Path) else i for i in images[start : start + self._batch]
-            ]
-            answers += self._answers(part)
+            part = images[start : start + self._batch]
+            read = [read_image(Path(each)) if isinstance(each, str | Path) else each for each in part]
+            answers += self._answers(read, threshold)
         return answers
 
     def stream(
@@ -106,6 +114,7 @@ class Predictor:
         stride: int = 1,
         max_frames: int | None = None,
         duration: float | None = None,
+        threshold: float | None = None,
     ) -> Iterator[tuple[Frame, Prediction]]:
         """Frames of anything that the command ``infer`` takes with their answers, as they come; decoded ahead.
 
@@ -115,25 +124,34 @@ class Predictor:
             stride: every how many-th frame from there on.
             max_frames: at most so many of each.
             duration: so many seconds of each video or live source.
+            threshold: see ``predict``.
 
         Raises:
+            InputError: at once when a threshold is given and the model takes none.
             SourceError: at once when a source is not there; after the last frame when some could not be read.
-            UsageError: when a number is out of range.
+            UsageError: at once when a number is out of range.
         """
-        opened = open_sources(sources)
-        sampling = Sampling(start, stride, max_frames, duration)
+        if threshold is not None:
+            self._runner.check_threshold(threshold)
+        return self._stream(open_sources(sources), Sampling(start, stride, max_frames, duration), threshold)
+
+    def _stream(
+        self, opened: Sequence[Source], sampling: Sampling, threshold: float | None
+    ) -> Iterator[tuple[Frame, Prediction]]:
         summary = StreamSummary()
-        stop = StopRequest()
         with closing_sources(opened), Flow() as flow:
-            turns = Turns(flow, opened, sampling, stop, StageClock(), summary)
+            turns = Turns(flow, opened, sampling, StopRequest(), StageClock(), summary)
             waiting: list[Frame] = []
-            while (turn := turns.take(MAX_WAIT if waiting and turns.may_wait else None)) is not None:
+            due: float | None = None  # when those that wait are answered, whoever else may come
+            while (turn := turns.take(None if due is None else max(0.0, due - time.monotonic()))) is not None:
                 if isinstance(turn.item, Frame):
                     waiting.append(turn.item)
+                if due is None and waiting and turns.may_wait:
+                    due = time.monotonic() + MAX_WAIT
                 if len(waiting) == self._batch or turn.source is None:
-                    yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
-                    waiting = []
-            yield from zip(waiting, self._answers([each.image for each in waiting]), strict=True)
+                    yield from zip(waiting, self._answers([each.image for each in waiting], threshold), strict=True)
+                    waiting, due = [], None
+            yield from zip(waiting, self._answers([each.image for each in waiting], threshold), strict=True)
         if summary.failures:
             raise SourceError("; ".join(failure.reason for failure in summary.failures))
 
@@ -149,15 +167,11 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _answers(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Prediction]:
+    def _answers(self, images: Sequence[npt.NDArray[np.uint8]], threshold: float | None) -> list[Prediction]:
         if not images:
             return []
         for place, image in enumerate(images):
             self.facts.preprocessing.apply(image, out=self._buffer[place])
-        arrays = self._runner.infer(self._buffer[: len(images)])
+        arrays = self._runner.infer(self._buffer[: len(images)], self._threshold if threshold is None else threshold)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return self._postprocessing.apply(arrays, self.facts, sizes)
-
-
-def _read(image: Picture) -> npt.NDArray[np.uint8]:
-    return read_image(Path(image)) if isinstance(image, str | Path) else image

@@ -14,7 +14,7 @@ import spt_deploy
 from spt_deploy import Predictor
 from spt_deploy.errors import InputError, SourceError, UsageError
 from spt_deploy.workflows.infer import infer
-from tests.exported import make_exported
+from tests.exported import Exported, make_exported
 from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
 
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_told_after_what_could(tmp_path: Path) -> None:
                 seen.append(Path(frame.source).name)
         assert seen == ["a.png", "c.png"]
         with pytest.raises(SourceError, match="there is no file"):
-            next(iter(predictor.stream(tmp_path / "nowhere.mp4")))
+            predictor.stream(tmp_path / "nowhere.mp4")  # at once, before anybody asks for a frame
 
 
 def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
@@ -84,6 +84,45 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         Predictor(tmp_path / "nothing.onnx")
     with Predictor(ColourRunner()) as predictor, pytest.raises(InputError, match="expected H x W x 3 uint8"):
         predictor.predict(np.zeros((4, 4), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def dial(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return make_exported(tmp_path_factory.mktemp("dial"), (64, 96), runtime_threshold=True)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_the_threshold_of_a_call_goes_before_that_of_the_predictor_and_that_before_the_model_s(
+    dial: Exported, kind: str, tmp_path: Path
+) -> None:
+    model = dial.checkpoint if kind == "checkpoint" else dial.onnx
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = tmp_path / "noise.png"
+    assert cv2.imwrite(str(path), noise)
+    with Predictor(model, device="cpu") as own, Predictor(model, device="cpu", threshold=0.02) as high:
+        low, middle = own.predict(noise).select_ratio, high.predict(noise).select_ratio
+        assert low != middle
+        assert own.predict(noise, 0.01).select_ratio == low  # the model's own
+        assert high.predict(noise, threshold=0.01).select_ratio == low
+        assert [each.select_ratio for each in own.predict_batch([noise, path], 0.02)] == [middle, middle]
+        assert [each.select_ratio for _, each in own.stream(path, threshold=0.02)] == [middle]
+        assert [each.select_ratio for _, each in high.stream(path)] == [middle]
+
+
+def test_a_model_that_takes_no_threshold_and_a_threshold_that_is_none_are_refused_at_once(
+    model: Path, tmp_path: Path
+) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.png"), picture(1))
+    sentence = "export it again with --runtime-threshold"
+    with pytest.raises(InputError, match=sentence):
+        Predictor(model, device="cpu", threshold=0.5)
+    with Predictor(model, device="cpu") as predictor:
+        with pytest.raises(InputError, match=sentence):
+            predictor.predict(picture(1), 0.5)
+        with pytest.raises(InputError, match=sentence):
+            predictor.stream(tmp_path / "a.png", threshold=0.5)
+        with pytest.raises(UsageError, match=r"threshold is 1\.5; expected a number between 0 and 1"):
+            predictor.predict(picture(1), 1.5)
 
 
 def test_detections_become_those_of_supervision() -> None:
