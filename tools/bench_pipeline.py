@@ -24,10 +24,11 @@ import numpy as np
 
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.frames import Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.video import VideoFile
-from spt_deploy.streaming.writers import Annotations, PredictionLog
+from spt_deploy.streaming.writers import PredictionLog
 from spt_deploy.workflows.infer import infer
 
 

@@ -12,8 +12,8 @@ from spt_deploy.atomic import atomic_path
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import UsageError
 from spt_deploy.postprocess import Prediction
+from spt_deploy.streaming.annotations import encoded_image
 from spt_deploy.streaming.frames import Frame, Image, Source
-from spt_deploy.streaming.writers import encoded_image
 
 CROPS = "crops"  # a folder
 _LONGEST_NAME = 120  # bytes; file systems take 255, and numbers and a temporary name's end follow

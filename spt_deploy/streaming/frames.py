@@ -166,7 +166,7 @@ class ImageSource(Source):
     """A source of single images, each its own result.
 
     Attributes:
-        root: folder that the names of the results are relative to.
+        root: folder that all of them lie in.
     """
 
     root: Path

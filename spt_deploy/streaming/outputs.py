@@ -12,13 +12,14 @@ from spt_deploy.errors import ArtefactError
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Prediction
 from spt_deploy.runtimes.base import Runner
+from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.crops import Crops, check_crops
 from spt_deploy.streaming.formats import check_formats, write_formats
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.overlay import DrawnOnce, Overlay
 from spt_deploy.streaming.resume import BEGUN, Earlier
 from spt_deploy.streaming.window import Window
-from spt_deploy.streaming.writers import Annotations, FrameWriter, PredictionLog
+from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
 
 @dataclass(frozen=True)

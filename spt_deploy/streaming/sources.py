@@ -23,7 +23,7 @@ class Images(ImageSource):
     Args:
         name: as the user named them.
         paths: of the files, in order.
-        root: folder that the names of the results are relative to.
+        root: folder that all of them lie in.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], root: Path) -> None:
@@ -134,7 +134,9 @@ def _listed(path: Path, reconnect: float) -> list[Source]:
 
     def together() -> None:
         if images:
-            sources.append(Images(str(path), tuple(images), Path(os.path.commonpath([each.parent for each in images]))))
+            # Absolute, for a list may hold names of both kinds.
+            root = Path(os.path.commonpath([each.parent.absolute() for each in images]))
+            sources.append(Images(str(path), tuple(images), root))
             images.clear()
 
     for name in names:

@@ -16,13 +16,14 @@ import pytest
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes.base import Arrays
+from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.pipeline import SPARE_BUFFERS, Pipeline, Progress
 from spt_deploy.streaming.sources import Unreadable, open_sources
 from spt_deploy.streaming.summary import STAGES, StreamSummary
 from spt_deploy.streaming.video import VideoFile
-from spt_deploy.streaming.writers import Annotations, PredictionLog
+from spt_deploy.streaming.writers import PredictionLog
 from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
 
 
