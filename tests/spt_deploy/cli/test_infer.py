@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from spt_deploy.cli import main
 from spt_deploy.workflows import infer as workflow
-from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, python_command, write_video
 
 
 @pytest.fixture(autouse=True)
@@ -118,9 +117,7 @@ main(["infer", "v.mp4", "--batch", "4"])
 def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(inside: Path) -> None:
     """In a process of its own: a signal is for the whole process, and this one belongs to the tests."""
     write_video(inside / "v.mp4", range(0, 4000, 40))
-    found = [str(Path(entry).absolute()) for entry in sys.path]
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {found!r}\n{_ASKED_TO_STOP}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=inside)
+    done = subprocess.run(python_command(_ASKED_TO_STOP), capture_output=True, text=True, check=False, cwd=inside)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped by SIGTERM after frame " in done.stderr
     assert "go on with the same command and --resume --out" in done.stderr

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import sys
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -62,6 +66,35 @@ class ColourRunner(Runner):
             boxes[row, 1] += 1  # all but the same box: NMS takes it away
         scores = np.tile(np.array([0.9, 0.8, 0.6], np.float32), (b, 1))
         return out | {"boxes": boxes, "scores": scores, "labels": np.tile(np.array([0, 0, 1]), (b, 1))}
+
+
+class StoppingRunner(ColourRunner):
+    """Sends this process a signal before its second batch."""
+
+    def __init__(self, facts: ModelFacts | None = None, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__(facts)
+        self._number = number
+
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        if len(self.batches) == 1:
+            os.kill(os.getpid(), self._number)
+        return super()._run(images, threshold)
+
+
+def python_command(body: str) -> list[str]:
+    """A Python process that finds what this one finds."""
+    found = [str(Path(entry).absolute()) for entry in sys.path]
+    return [sys.executable, "-c", f"import sys; sys.path[:0] = {found!r}\n{body}"]
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """What ``predictions.jsonl`` in a folder says."""
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file in a folder and below it, by its path from there."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def picture(number: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:

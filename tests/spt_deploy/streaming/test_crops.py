@@ -16,7 +16,7 @@ from spt_deploy.postprocess import Classification, Detection, Prediction
 from spt_deploy.streaming.crops import Crops, class_folders, safe_name
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.sources import open_sources
-from tests.spt_deploy.streaming.support import facts_of, picture
+from tests.spt_deploy.streaming.support import facts_of, files_in, picture
 
 NAMES = ("red", "a/b: c", "..")
 
@@ -39,10 +39,6 @@ def frame_of(name: str = "street.mp4", index: int = 0) -> Frame:
 
 def found(*boxes: tuple[float, float, float, float], label: int = 0) -> Prediction:
     return Prediction(detections=tuple(Detection(box, label, NAMES[label], 0.9) for box in boxes))
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,9 @@ from spt_deploy.errors import OutputError
 from spt_deploy.postprocess import Classification, Prediction
 from spt_deploy.streaming.frames import Frame
 from spt_deploy.streaming.writers import PredictionLog, write_summary
-from tests.spt_deploy.streaming.support import picture
+from tests.spt_deploy.streaming.support import files_in, picture
 
 ANSWER = Prediction(classes=(Classification(0, "red", 0.5),), select_ratio=(0.25,))
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_line_holds_the_frame_and_its_answer_and_is_on_the_disk_at_once(tmp_path: Path) -> None:
@@ -38,7 +34,7 @@ def test_a_line_holds_the_frame_and_its_answer_and_is_on_the_disk_at_once(tmp_pa
     assert path == tmp_path / "out/predictions.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["time"] for line in lines] == [0.333333, None]
-    assert names_in(tmp_path) == ["out/predictions.jsonl"]
+    assert files_in(tmp_path) == ["out/predictions.jsonl"]
 
 
 def test_names_of_any_alphabet_and_of_none_are_kept(tmp_path: Path) -> None:
@@ -54,7 +50,7 @@ def test_a_log_that_is_dropped_leaves_an_older_one_as_it_was(tmp_path: Path) -> 
     log = PredictionLog(tmp_path)
     log.write(Frame("a.png", 0, None, picture(0)), ANSWER)
     log.drop()
-    assert names_in(tmp_path) == ["predictions.jsonl"]
+    assert files_in(tmp_path) == ["predictions.jsonl"]
     assert (tmp_path / "predictions.jsonl").read_text(encoding="utf-8") == "older\n"
 
 
@@ -73,7 +69,7 @@ def test_a_full_disk_is_an_output_error_that_names_the_file(tmp_path: Path) -> N
         with pytest.raises(OutputError, match=r"disk full while writing .*predictions.jsonl; free some space"):
             log.write(Frame("a.png", 0, None, picture(0)), ANSWER)
         log.drop()
-    assert names_in(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
 def test_the_summary_is_json_with_names_of_any_alphabet(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -18,7 +17,9 @@ from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
 from spt_deploy.streaming.resume import BEGUN, Begun
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
-from tests.spt_deploy.streaming.support import ColourRunner, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, lines_of, write_video
+
+pytestmark = pytest.mark.usefixtures("inside")
 
 SIZE = (64, 64)
 FRAMES = 40
@@ -36,18 +37,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "v.mp4", range(0, 40 * FRAMES, 40))
 
 
-@pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["infer", *map(str, arguments), "--no-video", "--out", "out"])
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])

@@ -1,0 +1,89 @@
+"""What infer makes beside lines and videos: crops, the selection of one block, overflow, the share of kept tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from spt_deploy.errors import InputError, UsageError
+from spt_deploy.images import read_image
+from spt_deploy.streaming.pipeline import Progress
+from spt_deploy.workflows.infer import infer
+from tests.exported import make_exported
+from tests.spt_deploy.streaming.support import (
+    ColourRunner,
+    facts_of,
+    files_in,
+    lines_of,
+    write_video,
+)
+
+pytestmark = pytest.mark.usefixtures("inside")
+
+UNEVEN = [0, 40, 55, 130, 131, 400, 520, 1000, 1033]
+
+
+def test_crops_are_written_without_a_video_one_a_detection(inside: Path) -> None:
+    write_video(inside / "v.mp4", UNEVEN)
+    report = infer(["v.mp4"], ColourRunner(facts_of("detect")), out="out", video=False, save_crops=True)
+    names = {path.name for path in report.files}
+    assert names == {"predictions.jsonl", "crops", "summary.json"}
+    expected = [f"crops/{name}/v-{frame:06}-1.jpg" for name in ("green", "red") for frame in range(len(UNEVEN))]
+    assert files_in(inside / "out") == [*expected, "predictions.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"formats": ["coco"]}, "this model's task is classify; use --format csv"),
+        ({"save_crops": True}, "crops are the boxes of a detector"),
+        ({"overlay": ["selection:9.9"]}, r"the SPA block '9.9'; the model's are 3.1, 3.2, 4.1, 4.2"),
+        ({"overlay": ["selection:3.2"]}, r"does not say what its block 3.2 kept; export it with --selection all"),
+    ],
+)
+def test_what_the_model_cannot_give_is_refused_before_anything_is_run(
+    arguments: dict[str, Any], sentence: str, inside: Path
+) -> None:
+    write_video(inside / "v.mp4", [0, 40])
+    runner = ColourRunner()
+    with pytest.raises((UsageError, InputError), match=sentence):
+        infer(["v.mp4"], runner, out="out", **arguments)
+    assert runner.batches == []
+    assert not (inside / "out").exists()
+
+
+def test_the_selection_of_one_block_is_drawn_alike_from_a_checkpoint_and_from_a_file_that_says_it(inside: Path) -> None:
+    made = make_exported(inside / "made", (96, 96), selection="all")
+    random = np.random.default_rng(0)
+    cv2.imwrite(str(inside / "x.png"), random.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    drawn = {}
+    for model, block in ((made.checkpoint, "3.2"), (made.onnx, "3.2"), (made.checkpoint, "4.1")):
+        report = infer(["x.png"], model, device="cpu", overlay=[f"selection:{block}"])
+        drawn[model.suffix, block] = read_image(report.folder / "annotated/x.png").astype(int)
+    assert np.abs(drawn[".pt", "3.2"] - drawn[".onnx", "3.2"]).max() <= 1
+    assert np.abs(drawn[".pt", "3.2"] - drawn[".pt", "4.1"]).max() > 1
+
+
+def test_overflow_of_static_packing_is_in_every_line_and_counted(inside: Path) -> None:
+    made = make_exported(inside / "made", (112, 160), packing="static")
+    random = np.random.default_rng(0)
+    for index in range(3):
+        cv2.imwrite(str(inside / f"{index}.png"), random.integers(0, 256, (112, 160, 3), dtype=np.uint8))
+    report = infer(["*.png"], made.onnx, runtime="onnxruntime", device="cpu", out="out", video=False)
+    counts = [line["overflow"] for line in lines_of(inside / "out")]
+    assert [len(count) for count in counts] == [4, 4, 4]
+    assert report.summary.overflowed == sum(any(count) for count in counts) > 0
+
+
+def test_the_share_of_each_batch_is_reported_beside_that_of_all(inside: Path) -> None:
+    now: list[Progress] = []
+    write_video(inside / "v.mp4", UNEVEN)
+    infer(["v.mp4"], ColourRunner(), out="out", video=False, batch=4, on_progress=now.append)
+    ratios = [float(np.mean(line["select_ratio"])) for line in lines_of(inside / "out")]
+    parts = [ratios[:4], ratios[4:8], ratios[8:]]
+    assert [each.batch_select_ratio for each in now] == pytest.approx([np.mean(part) for part in parts], abs=1e-4)
+    assert now[-1].mean_select_ratio == pytest.approx(np.mean(ratios), abs=1e-4)
