@@ -29,22 +29,25 @@ class Channel(Generic[T]):
 
     ``put`` waits while it is full, and iterating waits while it is empty, until it is closed and empty. Both raise
     ``Cancelled`` once the flow is cancelled; so do ``put_newest`` and ``poll``, which never wait.
+
+    Attributes:
+        changed: notified of every item that comes or goes, of the end, and when it is cancelled.
     """
 
     def __init__(self, size: int, changed: threading.Condition | None = None) -> None:
         self._size = size
         self._items: deque[T] = deque()
-        self._changed = changed or threading.Condition()
+        self.changed = changed or threading.Condition()
         self._closed = self._cancelled = False
 
     def put(self, item: T) -> None:
         """Add an item as soon as there is room."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._size or self._cancelled)
+        with self.changed:
+            self.changed.wait_for(lambda: len(self._items) < self._size or self._cancelled)
             if self._cancelled:
                 raise Cancelled
             self._items.append(item)
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def put_newest(self, item: T, kind: type[object]) -> int:
         """Add an item at once; where there is no room the oldest of that kind give way, and their number is returned.
@@ -52,7 +55,7 @@ class Channel(Generic[T]):
         Items of other kinds stay, even above ``size``: they are few, and must not be lost.
         """
         gone = 0
-        with self._changed:
+        with self.changed:
             if self._cancelled:
                 raise Cancelled
             while len(self._items) >= self._size:
@@ -62,18 +65,18 @@ class Channel(Generic[T]):
                 del self._items[oldest]
                 gone += 1
             self._items.append(item)
-            self._changed.notify_all()
+            self.changed.notify_all()
         return gone
 
     def poll(self) -> T | Literal[Empty.YET] | None:
         """The next item if there is one now; None when no more will come."""
-        with self._changed:
+        with self.changed:
             if self._cancelled:
                 raise Cancelled
             if not self._items:
                 return None if self._closed else Empty.YET
             item = self._items.popleft()
-            self._changed.notify_all()
+            self.changed.notify_all()
             return item
 
     @property
@@ -81,16 +84,21 @@ class Channel(Generic[T]):
         """Whether ``poll`` would not come back empty-handed."""
         return bool(self._items) or self._closed or self._cancelled
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nothing can be put or got any more."""
+        return self._cancelled
+
     def get(self) -> T | None:
         """The next item; None when no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
+        with self.changed:
+            self.changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
             if self._cancelled:
                 raise Cancelled
             if not self._items:
                 return None
             item = self._items.popleft()
-            self._changed.notify_all()
+            self.changed.notify_all()
             return item
 
     def __iter__(self) -> Iterator[T]:
@@ -99,20 +107,23 @@ class Channel(Generic[T]):
 
     def close(self) -> None:
         """No more items come."""
-        with self._changed:
+        with self.changed:
             self._closed = True
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def cancel(self) -> None:
         """Wake everybody who waits, and drop what is held."""
-        with self._changed:
+        with self.changed:
             self._cancelled = True
             self._items.clear()
-            self._changed.notify_all()
+            self.changed.notify_all()
 
 
 class InOrder(Generic[T]):
     """A channel that several threads put numbered items into, and that gets them in the order of their numbers.
+
+    Each thread takes the lowest number that nobody has; who is as many numbers ahead as there are threads waits for the
+    others, so that no more items are held than there are threads.
 
     Args:
         channel: gets them, from number 0 on; is closed when all threads have closed this.
@@ -121,22 +132,25 @@ class InOrder(Generic[T]):
 
     def __init__(self, channel: Channel[T], threads: int) -> None:
         self._channel = channel
-        self._open = threads
+        self._threads = self._open = threads
         self._next = 0
         self._early: dict[int, T] = {}
-        self._lock = threading.Lock()
+        self._changed = channel.changed  # who waits here is woken when the flow is cancelled, too
 
     def put(self, number: int, item: T) -> None:
-        """Put an item, as soon as those before it are there."""
-        with self._lock:
+        """Put an item, as soon as those before it are there; raises ``Cancelled`` once the flow is cancelled."""
+        with self._changed:
+            self._changed.wait_for(lambda: number < self._next + self._threads or self._channel.is_cancelled)
             self._early[number] = item
             while self._next in self._early:
+                # Taken out first: while it waits for room the channel lets the other threads in here.
                 self._channel.put(self._early.pop(self._next))
                 self._next += 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """One of the threads has no more."""
-        with self._lock:
+        with self._changed:
             self._open -= 1
             if not self._open:
                 self._channel.close()

@@ -138,6 +138,7 @@ class Turns:
                 self._summary.resumed += 1
             elif item is Empty.YET and (self._stop.made or source.is_over):
                 source.stop()
+                channel.cancel()  # nobody joins its thread: what it still brings is neither waited for nor counted
                 return None
             else:
                 return item

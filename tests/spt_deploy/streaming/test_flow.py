@@ -196,6 +196,42 @@ def test_several_threads_put_and_the_order_is_that_of_the_numbers() -> None:
     assert arrived == list(range(1, 41))
 
 
+def test_who_is_far_ahead_of_the_others_waits_for_them() -> None:
+    ahead: list[int] = []
+    with Flow() as flow:
+        done = flow.channel(int, 9)
+        in_order = InOrder(done, 2)
+
+        def hurry() -> None:
+            for number in (1, 2, 3):
+                in_order.put(number, 10 + number)
+                ahead.append(number)
+            in_order.close()
+
+        flow.spawn("hurry", hurry)
+        deadline = time.monotonic() + 5
+        while not ahead and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert ahead == [1]
+        in_order.put(0, 10)
+        in_order.close()
+        assert list(done) == [10, 11, 12, 13]
+
+
+def test_who_waits_for_one_that_fails_ends_too() -> None:
+    def run() -> None:
+        with Flow() as flow:
+            in_order = InOrder(flow.channel(int, 1), 2)
+            flow.spawn("ahead", lambda: in_order.put(2, 12))
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert threading.active_count() == before
+
+
 def test_where_there_is_no_room_the_oldest_of_a_kind_give_way() -> None:
     with Flow() as flow:
         channel = flow.channel(object, 2)

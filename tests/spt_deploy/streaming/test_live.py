@@ -26,7 +26,7 @@ from spt_deploy.streaming.summary import DECODE, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
 from tests.spt_deploy.streaming.servers import MJPEG, Send, http_server, jpegs, rtsp_server, transport_stream
-from tests.spt_deploy.streaming.support import ColourRunner, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, picture, write_video
 
 ALL = Sampling()
 
@@ -246,6 +246,45 @@ def test_answers_are_there_while_the_source_is_silent(tmp_path: Path) -> None:
         log.keep()
     assert done.is_set()
     assert time.monotonic() - start < 6  # a stop does not wait until the silence is over
+
+
+class Late(Source):
+    """Its time is over after its first frame, and it goes on all the same."""
+
+    live, prompt = True, False
+
+    def __init__(self) -> None:
+        super().__init__("late")
+        self.asked_to_end, self.ended = threading.Event(), threading.Event()
+        self._over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def total(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.asked_to_end.set()
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame]:
+        try:
+            yield Frame(self.name, 0, 0.0, picture(0))
+            self._over = True
+            self.asked_to_end.wait(10)
+            for number in range(1, 7):
+                yield Frame(self.name, number, number / 25, picture(number))
+        finally:
+            self.ended.set()
+
+
+def test_what_a_source_brings_after_its_end_is_neither_read_nor_dropped(tmp_path: Path) -> None:
+    late = Late()
+    summary, lines = run([late], tmp_path)
+    assert late.ended.wait(10)
+    assert [line["frame"] for line in lines] == [0]
+    assert (summary.read, summary.inferred, summary.dropped) == (1, 1, 0)
 
 
 def test_duration_ends_a_live_source_even_in_its_silence(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_lanes_of_the_model_change_neither_order_nor_answers(tmp_path: Path) -> 
 def test_an_error_in_one_lane_ends_all(tmp_path: Path) -> None:
     class Failing(LanesRunner):
         def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
-            if len(self.batches) == 5:
+            if len(self.batches) >= 5:  # several lanes may pass it at a time
                 raise ValueError("broken")
             return super()._run(images, threshold)
 
