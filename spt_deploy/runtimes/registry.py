@@ -11,7 +11,7 @@ from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
 from spt_deploy.runtimes.base import Runner, usable_cores
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
-# kind of artefact -> runtimes that take it, best first
+# kind of artefact -> runtimes that take it; see ``choose_runtime`` for which is taken
 RUNTIMES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("torch",),
     "onnx": ("onnxruntime", "openvino"),
@@ -70,8 +70,10 @@ def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", preci
     if wanted not in ("auto", *RUNTIME_NAMES):
         raise UsageError(f"runtime is {wanted!r}; known are auto, {', '.join(RUNTIME_NAMES)}")
     if precision is not None:
-        if kind != "onnx" or wanted not in ("auto", "openvino"):
-            raise UsageError(f"only openvino computes, an ONNX file, in {precision}; leave --precision out or use it")
+        if kind != "onnx":
+            raise UsageError(f"{path.name} runs in its own precision; leave out --precision, which is for ONNX files")
+        if wanted not in ("auto", "openvino"):
+            raise UsageError(f"{wanted} runs files in their own precision; leave out --precision, or use openvino")
         fitting = ("openvino",)
     if wanted == "auto":
         if kind == "onnx" and device != "cuda" and not _reaches_gpu():
