@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -148,6 +148,12 @@ class Source(ABC):
 
         Good for a progress bar and for nothing else: a video's header may be wrong or only give a duration.
         """
+
+
+def expected_frames(sources: Sequence[Source], sampling: Sampling) -> int | None:
+    """How many frames ``sampling`` takes of all sources, as far as they say; None when one does not."""
+    totals = [source.total() for source in sources]
+    return None if None in totals else sum(sampling.count(total) for total in totals if total is not None)
 
 
 class VideoSource(Source):

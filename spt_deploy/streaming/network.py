@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
-from spt_deploy.streaming.video import FrameClock, rate_of, upright
+from spt_deploy.streaming.video import FrameClock, rate_of, unreadable, upright
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -180,7 +180,7 @@ class StandardInput(VideoSource):
                         yield Frame(self.name, count, shown, upright(frame, converter), None, self._file.waited())
                     count += 1
         if broken or not count:
-            what = f"{broken} packets are unreadable; the rest was used" if count else "there is no frame in it"
+            what = f"{unreadable(broken)}; the rest was used" if count else "there is no frame in it"
             yield Failure(self.name, f"{self.name} is damaged: {what}")
 
     def _open(self) -> InputContainer:

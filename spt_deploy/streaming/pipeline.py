@@ -24,7 +24,7 @@ from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming import summary as stages
 from spt_deploy.streaming.budget import Budget
 from spt_deploy.streaming.flow import Channel, Flow, InOrder
-from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource
+from spt_deploy.streaming.frames import Frame, Gap, Sampling, Source, VideoSource, expected_frames
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
@@ -135,8 +135,7 @@ class Pipeline:
         decoders = max(1, live + min(DECODERS, len(sources) - live))
         self._clock = StageClock({stages.DECODE: decoders, stages.MODEL: self._lanes})
         self._summary = StreamSummary(stages=self._clock.stages, follows_live=live == len(sources))
-        totals = [source.total() for source in sources]
-        self._total = None if None in totals else sum(sampling.count(total) for total in totals if total is not None)
+        self._total = expected_frames(sources, sampling)
         with closing_sources(sources), Flow() as flow:
             buffers = self._lanes + SPARE_BUFFERS
             free = flow.channel(_Batch, buffers)

@@ -33,6 +33,7 @@ class Begun:
         stride: see ``start``.
         threshold: of the selection, where one was given; so ``target_fps``.
         target_fps: see ``threshold``.
+        precision: that the runtime was asked to compute in; None is the artefact's own.
     """
 
     model_sha256: str
@@ -42,6 +43,7 @@ class Begun:
     stride: int
     threshold: float | None = None
     target_fps: float | None = None
+    precision: str | None = None
 
     def note(self, folder: Path) -> None:
         """Write it down.

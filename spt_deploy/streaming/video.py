@@ -102,6 +102,11 @@ def upright(frame: VideoFrame, converter: VideoReformatter) -> Image:
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
 
 
+def unreadable(packets: int) -> str:
+    """A clause that says how many packets did not decode."""
+    return "1 packet is unreadable" if packets == 1 else f"{packets} packets are unreadable"
+
+
 def rate_of(stream: VideoStream) -> Fraction:
     """Frames a second on average, as far as the stream tells."""
     rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
@@ -200,5 +205,4 @@ def _decoded(path: Path) -> Iterator[VideoFrame | Failure]:
                 continue
             yield from frames
     if broken:
-        packets_are = "1 packet is" if broken == 1 else f"{broken} packets are"
-        yield Failure(str(path), f"{path} is damaged: {packets_are} unreadable ({reason}); the rest was used")
+        yield Failure(str(path), f"{path} is damaged: {unreadable(broken)} ({reason}); the rest was used")

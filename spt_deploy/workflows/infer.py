@@ -16,7 +16,7 @@ from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.budget import chosen_threshold
 from spt_deploy.streaming.formats import known_formats
-from spt_deploy.streaming.frames import Sampling, Source
+from spt_deploy.streaming.frames import Sampling, Source, expected_frames
 from spt_deploy.streaming.live import RECONNECT, LiveSource
 from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
@@ -198,7 +198,7 @@ def infer(
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)
             model_sha256 = sha256_of(runner.path) if runner.path.is_file() else ""
-            begun = Begun(model_sha256, conf, iou, start, stride, threshold, target_fps)
+            begun = Begun(model_sha256, conf, iou, start, stride, threshold, target_fps, precision)
             earlier = Earlier()
             if resume:
                 begun.check(folder)
@@ -272,8 +272,8 @@ def _is_long(sources: Sequence[Source], sampling: Sampling, batch: int) -> bool:
     """Whether so many frames lie there that they fill several batches at a time; nobody waits for a certain one."""
     if not all(source.prompt for source in sources):
         return False
-    totals = [source.total() for source in sources]
-    return None in totals or sum(sampling.count(total) for total in totals if total is not None) >= _LONG * batch
+    total = expected_frames(sources, sampling)
+    return total is None or total >= _LONG * batch
 
 
 def _quieten_decoders() -> None:

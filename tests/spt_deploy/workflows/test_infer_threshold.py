@@ -142,6 +142,8 @@ def test_a_run_is_resumed_at_the_threshold_that_it_was_begun_with(inside: Path) 
         replace(begun, threshold=0.4).check(inside)
     with pytest.raises(UsageError, match="begun with no target_fps, not 30"):
         replace(begun, target_fps=30.0).check(inside)
+    with pytest.raises(UsageError, match="begun with no precision, not bf16"):
+        replace(begun, precision="bf16").check(inside)
     older = {"model_sha256": "ab" * 32, "conf": 0.25, "iou": 0.5, "start": 0, "stride": 1}
     (inside / BEGUN).write_text(json.dumps(older), encoding="utf-8")
     replace(begun, threshold=None).check(inside)
