@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -227,7 +228,17 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
 
                 name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
                 found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:
+    """With a number behind each name that was there before: an artefact may be named twice, to see the noise."""
+    times: Counter[str] = Counter()
+    apart = []
+    for each in contenders:
+        times[each.name] += 1
+        apart.append(replace(each, name=f"{each.name} #{times[each.name]}") if times[each.name] > 1 else each)
+    return apart
 
 
 def _memory(runner: Runner, batch: int) -> float:

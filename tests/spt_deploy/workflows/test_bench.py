@@ -47,6 +47,16 @@ def test_ratios_are_forced_on_models_with_spa_blocks_and_swin_stands_beside_them
     assert report.rows[0].timing.speedup == 1
 
 
+def test_an_artefact_or_a_ratio_that_is_named_again_runs_again(made: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made.onnx.parent)
+    path, name = Path(made.onnx.name), "model.onnx (onnxruntime cpu fp32)"
+    report = bench([path, path, path], runtimes=["onnxruntime"], batches=[1], rounds=2)
+    own = f"{name}, its own selection"
+    assert [row.timing.name for row in report.rows] == [own, f"{own} #2", f"{own} #3"]
+    report = bench([path], runtimes=["onnxruntime"], batches=[1], ratios=[0.5, 0.5], rounds=2)
+    assert [row.timing.name for row in report.rows] == [f"{name}, 50% kept", f"{name}, 50% kept #2"]
+
+
 def test_the_command_prints_one_json_document(made: Exported) -> None:
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "1", "--rounds", "2", "--json"])
     assert result.exit_code == 0, result.stderr
