@@ -11,6 +11,7 @@ from typing import Any
 
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import ArtefactError, UsageError
+from spt_deploy.image_input import ImageInput
 from spt_deploy.preprocess import Preprocessing
 
 METADATA_KEY = "spt_deploy"  # of an ONNX file's metadata and a safetensors header
@@ -29,6 +30,7 @@ class ModelFacts:
         precision: of the graph's heavy part: ``fp32``, or ``fp16`` and ``bf16`` where it was rewritten.
         runtime_threshold: whether the graph has an input ``threshold``, a scalar float32 in (0, 1), beside its images;
             the configuration's threshold is then the one to give where no other is wanted.
+        uint8_input: whether the graph takes bytes and normalises them itself, see `image_input`; never in a checkpoint.
 
     Raises:
         UsageError: when the threshold of a model that has none is to be an input.
@@ -40,6 +42,7 @@ class ModelFacts:
     checkpoint_sha256: str = ""
     precision: str = "fp32"
     runtime_threshold: bool = False
+    uint8_input: bool = False
 
     def __post_init__(self) -> None:
         if self.runtime_threshold and not self.model.backbone.selects_by_threshold:
@@ -53,6 +56,11 @@ class ModelFacts:
                 f"{name} {why}, so that no threshold can be given at run time; export it without --runtime-threshold"
             )
 
+    @property
+    def image_input(self) -> ImageInput:
+        """The array that the model takes its images in."""
+        return ImageInput(self.preprocessing, self.uint8_input)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for checkpoints."""
         return {
@@ -62,6 +70,7 @@ class ModelFacts:
             "checkpoint_sha256": self.checkpoint_sha256,
             "precision": self.precision,
             "runtime_threshold": self.runtime_threshold,
+            "uint8_input": self.uint8_input,
         }
 
     @classmethod
@@ -79,6 +88,7 @@ class ModelFacts:
                 checkpoint_sha256=str(values["checkpoint_sha256"]),
                 precision=str(values.get("precision", "fp32")),  # older files do not say
                 runtime_threshold=bool(values.get("runtime_threshold", False)),  # nor this
+                uint8_input=bool(values.get("uint8_input", False)),  # nor this
             )
         except (KeyError, TypeError, UsageError) as error:
             raise ArtefactError(f"{where} has a model description that cannot be read: {error}") from error

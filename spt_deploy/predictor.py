@@ -77,7 +77,7 @@ class Predictor:
         self._threshold = threshold
         self._runner = model.__enter__()
         self._batch = min(batch, model.max_batch or batch)
-        self._buffer = np.empty((self._batch, 3, *self.facts.preprocessing.size), dtype=np.float32)
+        self._buffer = self.facts.image_input.empty(self._batch)
 
     @property
     def facts(self) -> ModelFacts:
@@ -171,7 +171,7 @@ class Predictor:
         if not images:
             return []
         for place, image in enumerate(images):
-            self.facts.preprocessing.apply(image, out=self._buffer[place])
+            self.facts.image_input.prepare(image, out=self._buffer[place])
         arrays = self._runner.infer(self._buffer[: len(images)], self._threshold if threshold is None else threshold)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return self._postprocessing.apply(arrays, self.facts, sizes)

@@ -6,7 +6,7 @@ test pins what it computes.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -110,25 +110,70 @@ class Preprocessing:
         """
         import cv2
 
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise InputError(f"an image of shape {image.shape} and dtype {image.dtype}; expected H x W x 3 uint8, BGR")
-        height, width = self.size
+        image, place = self._resized(image)
         if out is None:
-            out = np.empty((3, height, width), dtype=np.float32)
-        place = self.placement((image.shape[0], image.shape[1]))
-        if (place.height, place.width) != image.shape[:2]:
-            # Area averaging does not alias when shrinking; it is nearest neighbour when enlarging.
-            shrinks = place.height <= image.shape[0] and place.width <= image.shape[1]
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, (place.width, place.height), interpolation=method)  # type: ignore[assignment]
+            out = np.empty((3, *self.size), dtype=np.float32)
         if (place.height, place.width) != self.size:
             out.fill(0.0)
         bottom, right = place.top + place.height, place.left + place.width
         planes = cv2.split(image)
-        for channel, levels in enumerate(_levels(self.mean, self.std)):
+        for channel, levels in enumerate(_levels(self)):
             # A byte has 256 values: looking them up is faster than computing them, and the same to the last bit.
             out[channel, place.top : bottom, place.left : right] = cv2.LUT(planes[2 - channel], levels)
         return out
+
+    def apply_bytes(
+        self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """One image as a model takes it that normalises by itself; ``normalise`` makes of it what ``apply`` gives.
+
+        Only the padding of a letterbox differs: the mean colour is no whole byte, and ``padding`` lies within half a
+        level of it.
+
+        Args:
+            image: see ``apply``.
+            out: height x width x 3 uint8 to write into, its rows contiguous; a new array if None.
+
+        Returns:
+            height x width x 3 uint8, RGB; ``out`` where it was given.
+
+        Raises:
+            InputError: when ``image`` has another shape or dtype, or no pixels.
+        """
+        import cv2
+
+        image, place = self._resized(image)
+        if out is None:
+            out = np.empty((*self.size, 3), dtype=np.uint8)
+        if (place.height, place.width) != self.size:
+            out[...] = _filled(self.size, self.padding)
+        bottom, right = place.top + place.height, place.left + place.width
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out[place.top : bottom, place.left : right])
+        return out
+
+    @property
+    def padding(self) -> tuple[int, int, int]:
+        """The byte of each channel, RGB, that is nearest to the mean."""
+        red, green, blue = (min(255, max(0, round(255 * mean))) for mean in self.mean)
+        return red, green, blue
+
+    @property
+    def scale_and_offset(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What normalises a byte, RGB, 3 float32 each: ``byte * scale - offset`` is (byte / 255 - mean) / std."""
+        scale = [1 / (255 * std) for std in self.std]
+        offset = [mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return np.array(scale, dtype=np.float32), np.array(offset, dtype=np.float32)
+
+    def normalise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Images in bytes (B x height x width x 3 uint8, RGB) as ``apply`` gives them: B x 3 x height x width."""
+        scale, offset = self.scale_and_offset
+        return np.ascontiguousarray(np.moveaxis(images.astype(np.float32) * scale - offset, 3, 1))
+
+    def nearest_bytes(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """The inverse of ``normalise``; what lies between two bytes is rounded, what lies beyond them is cut off."""
+        scale, offset = self.scale_and_offset
+        levels = np.rint((np.moveaxis(images, 1, 3) + offset) / scale)
+        return np.ascontiguousarray(np.clip(levels, 0, 255).astype(np.uint8))
 
     def boxes_to_input(self, boxes: npt.ArrayLike, source_size: tuple[int, int]) -> npt.NDArray[np.float32]:
         """Boxes (n x 4, xyxy in source pixels) in pixels of the input."""
@@ -154,6 +199,20 @@ class Preprocessing:
         inner = full[place.top : place.top + place.height, place.left : place.left + place.width]
         return np.asarray(cv2.resize(inner, source_size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
+    def _resized(self, image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], Placement]:
+        """An image, still in BGR, at the size that it has in the input, and where it lies there."""
+        import cv2
+
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise InputError(f"an image of shape {image.shape} and dtype {image.dtype}; expected H x W x 3 uint8, BGR")
+        place = self.placement((image.shape[0], image.shape[1]))
+        if (place.height, place.width) != image.shape[:2]:
+            # Area averaging does not alias when shrinking; it is nearest neighbour when enlarging.
+            shrinks = place.height <= image.shape[0] and place.width <= image.shape[1]
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            image = cv2.resize(image, (place.width, place.height), interpolation=method)  # type: ignore[assignment]
+        return image, place
+
     def _scale(self, source_size: tuple[int, int]) -> tuple[Placement, npt.NDArray[np.float32]]:
         place = self.placement(source_size)
         scale = (place.width / source_size[1], place.height / source_size[0])
@@ -161,7 +220,13 @@ class Preprocessing:
 
 
 @cache
-def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[npt.NDArray[np.float32], ...]:
+def _levels(preprocessing: Preprocessing) -> tuple[npt.NDArray[np.float32], ...]:
     """What each byte becomes in each channel, R, G, B: 3 times 256 float32."""
     bytes_ = np.arange(256, dtype=np.float32)
-    return tuple(bytes_ * np.float32(1 / (255 * s)) - np.float32(m / s) for m, s in zip(mean, std, strict=True))
+    return tuple(bytes_ * scale - offset for scale, offset in zip(*preprocessing.scale_and_offset, strict=True))
+
+
+@lru_cache(maxsize=8)
+def _filled(size: tuple[int, int], colour: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """height x width x 3 uint8 of one colour; copying it is faster than writing a colour pixel by pixel."""
+    return np.full((*size, 3), colour, dtype=np.uint8)

@@ -54,7 +54,7 @@ def by_hand(runner: Runner, video: Path, frames: int) -> int:
         found, image = capture.read()
         if not found:
             break
-        answers.append(runner.infer(runner.facts.preprocessing.apply(image)[None]))  # type: ignore[arg-type]
+        answers.append(runner.infer(runner.facts.image_input.prepare(image)[None]))  # type: ignore[arg-type]
     capture.release()
     return len(answers)
 
@@ -83,8 +83,8 @@ def main() -> None:
         open_runner(given.model, given.runtime, "cpu", throughput=True) as sharing,
         open_runner(given.model, "onnxruntime", "cpu") as hand,
     ):
-        preprocessing, some = runner.facts.preprocessing, frames[:64]
-        batch = np.stack([preprocessing.apply(frame.image) for frame in frames[: given.batch]])
+        taken, some = runner.facts.image_input, frames[:64]
+        batch = np.stack([taken.prepare(frame.image) for frame in frames[: given.batch]])
         sizes = [(frame.image.shape[0], frame.image.shape[1]) for frame in frames[: given.batch]]
         sharing.infer(batch)  # the first run is slower
         arrays = runner.infer(batch)
@@ -150,9 +150,7 @@ def main() -> None:
         whole: list[Cost] = []
         stages: dict[str, Callable[[], Cost]] = {
             "decode": lambda: timed(decode),
-            "preprocess": lambda: timed(
-                lambda: len([preprocessing.apply(frame.image, out=batch[0]) for frame in some])
-            ),
+            "preprocess": lambda: timed(lambda: len([taken.prepare(frame.image, out=batch[0]) for frame in some])),
             "model": best_model,
             "postprocess and write": lambda: timed(write),
         }

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper
 
 from spt_deploy.errors import InputError, RuntimeMissingError
 from spt_deploy.facts import THRESHOLD_INPUT
+from spt_deploy.image_input import Images
 from spt_export.precision import LARGEST_FP16, to_mixed_precision
 
 MARGIN = 2.0  # other images reach further than those that were tried
@@ -20,7 +20,7 @@ MARGIN = 2.0  # other images reach further than those that were tried
 
 def largest_magnitudes(
     model: ModelProto,
-    batches: Iterable[npt.NDArray[np.float32]],
+    batches: Iterable[Images],
     progress: Callable[[int], None] = lambda images: None,
     threshold: float | None = None,
 ) -> dict[str, float]:
@@ -28,7 +28,7 @@ def largest_magnitudes(
 
     Args:
         model: float32, as exported.
-        batches: of preprocessed images, each B x 3 x H x W.
+        batches: of preprocessed images, each as the graph takes them.
         progress: hears how many images are done.
         threshold: in (0, 1), to give to a graph that has it as an input; the lowest that will be used sees most tokens.
 

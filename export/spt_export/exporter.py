@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, THRESHOLD_INPUT, ModelFacts
 from spt_deploy.model.network import SptModel
 from spt_deploy.model.operators import DOMAIN
+from spt_deploy.preprocess import Preprocessing
 from spt_export.functions import ONNX_OPSET, function_protos, opset_imports
 
 SelectionOutputs = Literal["summary", "all", "none"]
@@ -30,19 +32,42 @@ PRODUCER = "spt-deploy"
 EXAMPLE_BATCH = 2
 
 
+class Normalisation(nn.Module):
+    """Bytes as numbers, by the same float32 arithmetic as `Preprocessing.normalise`: B x H x W x 3 to B x 3 x H x W.
+
+    TensorRT does nothing with bytes but cast them, and rows of one channel are normalised faster than pixels of three:
+    hence the order.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        for name, values in zip(("scale", "offset"), preprocessing.scale_and_offset, strict=True):
+            self.register_buffer(name, torch.from_numpy(values).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``images`` uint8, RGB; float32 comes out."""
+        return images.float().permute(0, 3, 1, 2) * self.scale - self.offset
+
+
 class DeployedModel(nn.Module):
     """The model as a deployed graph sees it: images in, a tuple of named outputs out."""
 
-    def __init__(self, model: SptModel, selection: SelectionOutputs) -> None:
+    def __init__(self, model: SptModel, selection: SelectionOutputs, normalise: Normalisation | None = None) -> None:
         super().__init__()
         self.model = model
         self.selection = selection
+        self.normalise = normalise
 
     def forward(self, images: Tensor, threshold: Tensor | None = None) -> dict[str, Tensor]:
-        """``images`` B x 3 x H x W float32; the outputs of DESIGN section 3, in their order.
+        """``images`` B x 3 x H x W float32, or what is to be normalised; outputs of DESIGN section 3, in their order.
 
         ``threshold`` is a scalar float32 in (0, 1), of the score after the sigmoid; None leaves the model its own.
         """
+        if self.normalise is not None:
+            images = self.normalise(images)
         output = self.model(images, threshold=None if threshold is None else threshold.logit())
         if self.selection == "none":
             named: dict[str, Tensor] = dict(output.task)
@@ -59,8 +84,8 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
 
     Args:
         model: in evaluation mode, on the CPU, float32.
-        facts: what the file will say of itself; its preprocessing gives the image size, and ``runtime_threshold`` says
-            whether the threshold is an input of the graph.
+        facts: what the file will say of itself; its preprocessing gives the image size, ``runtime_threshold`` says
+            whether the threshold is an input of the graph, and ``uint8_input`` whether the graph normalises its images.
         selection: ``summary`` adds ``select_ratio`` and ``selection`` to the outputs, ``all`` each SPA block's kept
             mask too (``kept_3.1`` and so on, B x h x w bool), ``none`` leaves all of them out.
 
@@ -69,8 +94,9 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
     """
     if selection not in SELECTION_OUTPUTS:
         raise UsageError(f"selection outputs are {selection!r}; known are {', '.join(SELECTION_OUTPUTS)}")
-    deployed = DeployedModel(model, selection).eval()
-    inputs = {"images": torch.zeros(EXAMPLE_BATCH, 3, *facts.preprocessing.size)}
+    normalise = Normalisation(facts.preprocessing) if facts.uint8_input else None
+    deployed = DeployedModel(model, selection, normalise).eval()
+    inputs = {"images": torch.from_numpy(np.zeros_like(facts.image_input.empty(EXAMPLE_BATCH)))}
     dynamic: dict[str, Any] = {"images": {0: torch.export.Dim("batch", min=1)}}
     if facts.runtime_threshold:
         inputs[THRESHOLD_INPUT] = torch.tensor(facts.model.backbone.threshold)

@@ -41,6 +41,11 @@ from spt_deploy.errors import UsageError
     help="The graph takes the threshold as a second input, in (0, 1): for infer --threshold and --target-fps.",
 )
 @click.option(
+    "--uint8-input",
+    is_flag=True,
+    help="The graph takes RGB bytes, batch x height x width x 3, and normalises them itself.",
+)
+@click.option(
     "--selection",
     type=click.Choice(["summary", "all", "none"]),
     default="summary",
@@ -57,6 +62,7 @@ def command(
     data: Path | None,
     threshold: float | None,
     runtime_threshold: bool,
+    uint8_input: bool,
     selection: str,
     as_json: bool,
 ) -> None:
@@ -70,6 +76,7 @@ def command(
     spt-deploy export ckpt.pt -o model.onnx --imgsz 800x1280
     spt-deploy export ckpt.pt --packing static --capacity auto --data photos/
     spt-deploy export ckpt.pt --runtime-threshold
+    spt-deploy export ckpt.pt --uint8-input
     """
     from spt_deploy.cli.console import status
     from spt_deploy.workflows.export import export
@@ -84,6 +91,7 @@ def command(
         data=data,
         selection=selection,  # type: ignore[arg-type]
         runtime_threshold=runtime_threshold,
+        uint8_input=uint8_input,
         status=status,
     )
     if as_json:

@@ -78,7 +78,8 @@ def _facts(found: Info) -> dict[str, str]:
         "model": f"{backbone.name}, {found.parameters / 1e6:.2f} M parameters",
         "selection": f"stages {stages}, {rule}, packing {backbone.packing}" if stages else "none: a plain Swin",
         "task": f"{model.task}, {len(names)} classes: {', '.join(names[:_NAMES_SHOWN])}{more}",
-        "input": f"{_size(preprocessing.size)} pixels, {preprocessing.mode}, RGB, "
+        "input": f"{_size(preprocessing.size)} pixels, {preprocessing.mode}, "
+        f"RGB{' bytes, normalised in the graph' * found.facts.uint8_input}, "
         f"mean {_numbers(preprocessing.mean)}, std {_numbers(preprocessing.std)}",
         "runs in": ", ".join(installed),
         "written by": f"spt-deploy {found.facts.tool_version}",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from spt_deploy.errors import InputError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.image_input import same_for_both
 from spt_deploy.parity.closed import compare_closed, infer_in_parts, is_closed
 from spt_deploy.parity.compare import Comparison, Difference, compare_outputs
 from spt_deploy.parity.inputs import Case
@@ -181,6 +182,8 @@ def compare_runners(
 ) -> PairReport:
     """Compare two open runners on all cases; ``on_case`` hears of each as it is done.
 
+    Where one of them takes bytes, the cases' images are rounded to bytes, and the other gets these normalised.
+
     Raises:
         InputError: when they are not the same model.
     """
@@ -206,18 +209,19 @@ def _run_case(
     count = len(case.images)
     if probes is not None and probes[1] is None:
         return _run_closed(case, reference, candidate, probes[0], tolerance)
+    first, second = same_for_both(reference.facts.image_input, candidate.facts.image_input, case.images)
     if probes is not None and probes[1] is not None and case.force is not None:
-        sizes = [score.shape for score in probes[0].run(case.images[:1]).scores]
+        sizes = [score.shape for score in probes[0].run(first[:1]).scores]
         masks = [np.full((count, shape[1]), case.force == "keep") for shape in sizes]
-        ours, theirs = (probe.run(case.images, masks).outputs for probe in (probes[0], probes[1]))
+        ours, theirs = probes[0].run(first, masks).outputs, probes[1].run(second, masks).outputs
         forced = compare_outputs(ours, theirs, tolerance)
         return CaseResult(case.name, count, None, forced, (), forced.passed, _verdict(forced.passed, 0, True))
 
-    free = compare_outputs(infer_in_parts(reference, case.images), infer_in_parts(candidate, case.images), tolerance)
+    free = compare_outputs(infer_in_parts(reference, first), infer_in_parts(candidate, second), tolerance)
     if probes is None or probes[1] is None:
         return CaseResult(case.name, count, free, None, (), free.passed, _verdict(free.passed, 0, True))
-    seen = probes[0].run(case.images)
-    held = probes[1].run(case.images, [kept_of(score, backbone) for score in seen.scores])
+    seen = probes[0].run(first)
+    held = probes[1].run(second, [kept_of(score, backbone) for score in seen.scores])
     forced = compare_outputs(seen.outputs, held.outputs, tolerance)
     blocks = tuple(compare_selection(seen.scores, held.scores, backbone))
     flips = sum(block.flips for block in blocks)
@@ -229,9 +233,10 @@ def _run_case(
 def _run_closed(case: Case, reference: Runner, candidate: Runner, probe: Probe, tolerance: Tolerance) -> CaseResult:
     """The candidate's selection can be seen, at best, and not be forced."""
     count = len(case.images)
-    theirs = infer_in_parts(candidate, case.images)
-    free = compare_outputs(infer_in_parts(reference, case.images), theirs, tolerance)
-    found = compare_closed(probe, theirs, case.images, reference.facts.model.backbone, tolerance)
+    first, second = same_for_both(reference.facts.image_input, candidate.facts.image_input, case.images)
+    theirs = infer_in_parts(candidate, second)
+    free = compare_outputs(infer_in_parts(reference, first), theirs, tolerance)
+    found = compare_closed(probe, theirs, first, reference.facts.model.backbone, tolerance)
     if found is None:
         verdict = "equal" if free.passed else "outputs differ; export --selection all tells whether the selection does"
         return CaseResult(case.name, count, free, None, (), free.passed, verdict)
@@ -253,12 +258,13 @@ def batch_independence(runner: Runner, images: npt.NDArray[np.float32]) -> Indep
 
     Args:
         runner: open.
-        images: B x 3 x H x W float32, at least two different ones.
+        images: B x 3 x H x W float32, normalised, at least two different ones.
     """
     tolerance = tolerance_for(runner.precision)
-    alone: list[Arrays] = [runner.infer(images[i : i + 1]) for i in range(len(images))]
-    together = infer_in_parts(runner, images)
-    backwards = infer_in_parts(runner, np.ascontiguousarray(images[::-1]))
+    given = runner.facts.image_input.of(images)
+    alone: list[Arrays] = [runner.infer(given[i : i + 1]) for i in range(len(images))]
+    together = infer_in_parts(runner, given)
+    backwards = infer_in_parts(runner, given[::-1])
     worst: dict[str, list[Difference]] = {}
     for i, single in enumerate(alone):
         for batch, at in ((together, i), (backwards, len(images) - 1 - i)):

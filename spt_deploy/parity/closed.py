@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spt_deploy.config import BackboneConfig, mask_output
+from spt_deploy.image_input import Images
 from spt_deploy.parity.compare import Comparison, compare_outputs
 from spt_deploy.parity.probe import Probe
 from spt_deploy.parity.selection import BlockSelection, compare_masks
@@ -23,7 +24,7 @@ def is_closed(runner: Runner) -> bool:
     return runner.runtime.startswith("tensorrt")
 
 
-def infer_in_parts(runner: Runner, images: npt.NDArray[np.float32]) -> Arrays:
+def infer_in_parts(runner: Runner, images: Images) -> Arrays:
     """Run a batch of any size, in parts that the artefact takes; as ``Runner.infer`` otherwise."""
     step = min(runner.max_batch or len(images), len(images))
     parts = [runner.infer(images[start : start + step]) for start in range(0, len(images), step)]
@@ -41,7 +42,7 @@ def kept_masks(outputs: Arrays, backbone: BackboneConfig) -> list[npt.NDArray[np
 def compare_closed(
     probe: Probe,
     candidate: Arrays,
-    images: npt.NDArray[np.float32],
+    images: Images,
     backbone: BackboneConfig,
     tolerance: Tolerance,
 ) -> tuple[Comparison, tuple[BlockSelection, ...]] | None:
@@ -50,7 +51,7 @@ def compare_closed(
     Args:
         probe: of the reference.
         candidate: its outputs.
-        images: that both have run.
+        images: that both have run, as the reference takes them.
         backbone: of both.
         tolerance: of the less precise of the two.
     """

@@ -13,6 +13,7 @@ import torch
 
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.image_input import Images
 from spt_deploy.parity.instrument import DROP, FREE, KEEP, BlockPorts, instrument
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import load_onnx
@@ -39,11 +40,11 @@ class Probe(ABC):
     """An artefact in one runtime, opened for inspection."""
 
     @abstractmethod
-    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+    def run(self, images: Images, forced: Masks | None = None) -> Probed:
         """Run a batch.
 
         Args:
-            images: B x 3 x H x W float32, as for ``Runner.infer``.
+            images: as for ``Runner.infer``.
             forced: for each SPA block in order a B x N bool mask to use in place of its selection.
         """
 
@@ -53,7 +54,7 @@ class _TorchProbe(Probe):
         self._model = runner.model
         self._device = next(self._model.parameters()).device
 
-    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+    def run(self, images: Images, forced: Masks | None = None) -> Probed:
         masks = None if forced is None else [torch.from_numpy(m).to(self._device) for m in forced]
         with torch.inference_mode():
             output = self._model(torch.from_numpy(images).to(self._device), masks)
@@ -75,15 +76,13 @@ class _OnnxProbe(Probe):
     def _run(self, feeds: Arrays) -> Arrays:
         """All outputs by name."""
 
-    def run(self, images: npt.NDArray[np.float32], forced: Masks | None = None) -> Probed:
+    def run(self, images: Images, forced: Masks | None = None) -> Probed:
         outputs = self._run(feeds_of(self._facts, images, self._ports, forced))
         scores = tuple(np.asarray(outputs.pop(port.score), dtype=np.float32) for port in self._ports)
         return Probed(outputs, scores)
 
 
-def feeds_of(
-    facts: ModelFacts, images: npt.NDArray[np.float32], ports: Sequence[BlockPorts], forced: Masks | None
-) -> Arrays:
+def feeds_of(facts: ModelFacts, images: Images, ports: Sequence[BlockPorts], forced: Masks | None) -> Arrays:
     """What an instrumented ONNX model with these facts takes; arguments as for ``Probe.run``."""
     feeds = graph_inputs(facts, images)
     for i, port in enumerate(ports):

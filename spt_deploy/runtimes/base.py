@@ -21,6 +21,7 @@ from typing_extensions import Self
 from spt_deploy.config import mask_output
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.facts import THRESHOLD_INPUT, ModelFacts
+from spt_deploy.image_input import Images
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 IMAGES_INPUT = "images"  # of an exported graph
@@ -120,11 +121,12 @@ class Runner(ABC):
             "good; export it again with --runtime-threshold"
         )
 
-    def infer(self, images: npt.NDArray[np.float32], threshold: float | None = None) -> Arrays:
+    def infer(self, images: Images, threshold: float | None = None) -> Arrays:
         """Run the model on a batch.
 
         Args:
-            images: B x 3 x H x W float32, RGB, normalised; H and W as the artefact's preprocessing says, B >= 1.
+            images: what ``facts.image_input`` says, B >= 1: B x 3 x H x W float32, RGB, normalised; or, of a file that
+                was exported with ``--uint8-input``, B x H x W x 3 uint8, RGB. H and W are the preprocessing's.
             threshold: of the score, in (0, 1), above which SPA blocks keep a token: the higher, the fewer and the
                 faster. None is the model's own; see ``takes_threshold``.
 
@@ -140,16 +142,10 @@ class Runner(ABC):
         """
         if not self._is_open:
             raise InputError(f"the {self.runtime} runner of {self.path.name} is not open; use it in a with statement")
-        height, width = self.facts.preprocessing.size
-        if images.ndim != 4 or images.shape[0] < 1 or images.shape[1:] != (3, height, width):
-            raise InputError(
-                f"images have shape {tuple(images.shape)}; {self.path.name} takes B x 3 x {height} x {width}, B >= 1"
-            )
-        if images.dtype != np.float32:
-            raise InputError(f"images have dtype {images.dtype}; {self.path.name} takes float32")
+        self.facts.image_input.check(images, self.path.name)
         if threshold is not None:
             self.check_threshold(threshold)
-        return self._run(np.ascontiguousarray(images), threshold)
+        return self._run(images if images.flags.c_contiguous else images.copy(), threshold)
 
     def with_masks(self) -> bool:
         """Have ``infer`` return from now on what each SPA block kept; whether it will.
@@ -169,7 +165,7 @@ class Runner(ABC):
         """Load the artefact and take what it needs of the device."""
 
     @abstractmethod
-    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
         """The inner step: ``images`` is checked and contiguous, and so is a threshold that is not the model's own."""
 
     @abstractmethod
@@ -177,12 +173,12 @@ class Runner(ABC):
         """Give back what ``_open`` took."""
 
 
-def graph_inputs(facts: ModelFacts, images: npt.NDArray[np.float32], threshold: float | None = None) -> Arrays:
+def graph_inputs(facts: ModelFacts, images: Images, threshold: float | None = None) -> Arrays:
     """The inputs of an exported graph by name.
 
     Args:
         facts: of the file.
-        images: B x 3 x H x W float32.
+        images: as for ``Runner.infer``.
         threshold: in (0, 1), where the graph has that input; None is the model's own.
     """
     feeds: Arrays = {IMAGES_INPUT: images}

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,6 +27,7 @@ from spt_deploy.engine.description import (
 from spt_deploy.engine.library import Gpu, Library, current_gpu, load_library
 from spt_deploy.errors import ArtefactError, InputError, OutputError, RuntimeMissingError, UsageError
 from spt_deploy.facts import THRESHOLD_INPUT
+from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs
 
 _TORCH_TYPES: dict[str, torch.dtype] = {
@@ -38,6 +37,7 @@ _TORCH_TYPES: dict[str, torch.dtype] = {
     "INT32": torch.int32,
     "INT64": torch.int64,
     "BOOL": torch.bool,
+    "UINT8": torch.uint8,
 }
 
 
@@ -75,7 +75,7 @@ class EngineRunner(Runner):
         kind = _OpenEngine if self.description.runtime == "tensorrt" else _OpenRtxEngine
         self._engine = kind(self._library, self._plan, self.description, self._gpu, self.path.name)
 
-    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
         assert self._engine is not None
         check_batch(self.description, len(images), self.path.name)
         return self._engine.run(graph_inputs(self.facts, images, threshold))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from spt_deploy.errors import ArtefactError, RuntimeMissingError
 
 try:
@@ -15,6 +12,7 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
 
+from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.onnx_file import read_facts
 
@@ -99,7 +97,7 @@ class OnnxRuntimeRunner(Runner):
         self._session = open_session(self.path, self.device, threads)
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
         assert self._session is not None
         outputs = self._session.run(None, graph_inputs(self.facts, images, threshold))
         return dict(zip(self._names, outputs, strict=True))

@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
@@ -19,6 +18,7 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
+from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
@@ -146,7 +146,7 @@ class OpenVinoRunner(Runner):
         keep_compiled(place, compiled.export_model().getvalue())
         return compiled
 
-    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
         request = self._requests.get()
         try:
             return run_compiled(request, graph_inputs(self.facts, images, threshold), self._names)

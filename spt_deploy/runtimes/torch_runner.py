@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from spt_deploy.config import Packing, mask_output
 from spt_deploy.errors import RuntimeMissingError
+from spt_deploy.image_input import Images
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.runtimes.base import Arrays, Runner
@@ -104,7 +103,7 @@ class TorchRunner(Runner):
         """PyTorch runs any model at any threshold that selects by one."""
         return self.facts.model.backbone.selects_by_threshold
 
-    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
         logit = None if threshold is None else torch.logit(torch.tensor(threshold, device=self._device))
         with torch.inference_mode():
             output = self.model(torch.from_numpy(images).to(self._device), threshold=logit)

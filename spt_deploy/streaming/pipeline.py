@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from spt_deploy.errors import UsageError
+from spt_deploy.image_input import Images
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays, Runner
@@ -55,7 +53,7 @@ class _Batch:
     """Frames on their way through the model.
 
     Attributes:
-        buffer: N x 3 x H x W float32, of which the first ``len(frames)`` are filled.
+        buffer: N images as the model takes them, of which the first ``len(frames)`` are filled.
         number: of the batch, counted from 0.
         frames: in the buffer, each with its source.
         gaps: each with the number of frames in the buffer that come before it.
@@ -64,7 +62,7 @@ class _Batch:
         threshold: that its tokens were selected by; None is the model's own.
     """
 
-    buffer: npt.NDArray[np.float32]
+    buffer: Images
     number: int = 0
     frames: list[tuple[Source, Frame]] = field(default_factory=list)
     gaps: list[tuple[int, Gap]] = field(default_factory=list)
@@ -113,7 +111,7 @@ class Pipeline:
         self._log = log
         self._annotations = annotations
         self._on_progress = on_progress
-        self._shape = (batch, 3, *runner.facts.preprocessing.size)
+        self._batch = batch
         self._total: int | None = None
         self._ratios = (0.0, 0)  # sum of the mean select ratios, and how many
         self._lanes = 1
@@ -141,7 +139,7 @@ class Pipeline:
             free = flow.channel(_Batch, buffers)
             filled, answered = flow.channel(_Batch, 1), flow.channel(_Batch, 1)
             for _ in range(buffers):
-                free.put(_Batch(np.empty(self._shape, dtype=np.float32)))
+                free.put(_Batch(self._runner.facts.image_input.empty(self._batch)))
             turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done)
             flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
             flow.spawn("postprocess", lambda: self._hand_on(answered))
@@ -184,7 +182,7 @@ class Pipeline:
             if isinstance(turn.item, Frame):
                 self._summary.read += 1
                 with self._clock.stage(stages.PREPROCESS):
-                    self._runner.facts.preprocessing.apply(turn.item.image, out=batch.buffer[len(batch.frames)])
+                    self._runner.facts.image_input.prepare(turn.item.image, out=batch.buffer[len(batch.frames)])
                 assert turn.source is not None
                 batch.frames.append((turn.source, turn.item))
             elif isinstance(turn.item, Gap):

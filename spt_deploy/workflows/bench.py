@@ -17,6 +17,7 @@ import numpy as np
 
 from spt_deploy.bench import Timing, take_turns
 from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
+from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import Masks, Probe, open_probe
 from spt_deploy.runtimes import Runner, open_runner
@@ -156,7 +157,8 @@ def bench(
                     row = replace(row, memory_mib=_memory(contender.runner, batch))
                 if profiled and contender.runner and inputs:
                     status(f"profile of {contender.name}")
-                    row = replace(row, profile=tuple(profile(contender.runner, inputs.now, contender.masks)))
+                    now = inputs.taken_by(contender.runner.facts.image_input)[inputs.place]
+                    row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))
                 rows.append(row)
     return BenchReport(tuple(rows), _machine())
 
@@ -206,25 +208,27 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
         if any(each.name.startswith(label) and each.runner is not runner for each in found):
             label = label.replace(runner.path.name, str(runner.path), 1)
 
-        def run(runner: Runner = runner) -> object:
-            return runner.infer(inputs.now)
+        batches = inputs.taken_by(runner.facts.image_input)
+
+        def run(runner: Runner = runner, batches: Sequence[Images] = batches) -> object:
+            return runner.infer(batches[inputs.place])
 
         if not config.backbone.spa_blocks:
             found.append(Contender(label, group, run, None, gmacs(config, size, ()), runner))
         elif not ratios:
-            kept = np.mean([runner.infer(images)["select_ratio"].mean(0) for images in inputs.batches], axis=0)
+            kept = np.mean([runner.infer(images)["select_ratio"].mean(0) for images in batches], axis=0)
             work = gmacs(config, size, [float(share) for share in kept])
             found.append(Contender(f"{label}, its own selection", group, run, float(kept.mean()), work, runner))
         else:
             probe = open_probe(runner)
-            batch = len(inputs.now)
-            tokens = [score.shape[1] for score in probe.run(inputs.now).scores]
+            now = batches[inputs.place]
+            tokens = [score.shape[1] for score in probe.run(now).scores]
             for ratio in ratios:
-                masks = [forced_mask(batch, count, ratio) for count in tokens]
+                masks = [forced_mask(len(now), count, ratio) for count in tokens]
                 exact = [float(mask.mean()) for mask in masks]
 
-                def forced(probe: Probe = probe, masks: Masks = masks) -> object:
-                    return probe.run(inputs.now, masks)
+                def forced(probe: Probe = probe, masks: Masks = masks, batches: Sequence[Images] = batches) -> object:
+                    return probe.run(batches[inputs.place], masks)
 
                 name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
                 found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))

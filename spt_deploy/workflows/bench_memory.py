@@ -39,7 +39,8 @@ def main() -> None:
     path, runtime, device, batch, precision = sys.argv[1:]
     with open_runner(Path(path), runtime, device, precision=precision or None) as runner:
         size = runner.facts.preprocessing.size
-        images = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
+        noise = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
+        images = runner.facts.image_input.of(noise)
         for _ in range(_RUNS):
             runner.infer(images)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from spt_deploy.errors import UsageError
+from spt_deploy.image_input import Images
 from spt_deploy.parity.instrument import instrument
 from spt_deploy.parity.probe import Masks, feeds_of
 from spt_deploy.runtimes import Runner
@@ -45,12 +43,12 @@ class OperatorTime:
         return asdict(self)
 
 
-def profile(runner: Runner, images: npt.NDArray[np.float32], masks: Masks | None = None) -> list[OperatorTime]:
+def profile(runner: Runner, images: Images, masks: Masks | None = None) -> list[OperatorTime]:
     """Time of each operator, the largest first.
 
     Args:
         runner: of an ONNX file, in ONNX Runtime or OpenVINO.
-        images: B x 3 x H x W float32, as for ``Runner.infer``.
+        images: as for ``Runner.infer``.
         masks: see ``Probe.run``; None leaves the selection to the model.
 
     Raises:

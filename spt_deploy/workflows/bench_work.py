@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from spt_deploy.config import ModelConfig
 from spt_deploy.errors import InputError
+from spt_deploy.image_input import ImageInput, Images
 from spt_deploy.model.complexity import complexity, kept_tokens
 from spt_deploy.parity.inputs import folder_cases
 from spt_deploy.preprocess import Preprocessing
@@ -21,21 +22,23 @@ class Inputs:
     """Batches of images, of which all contenders of one round get the same.
 
     Args:
-        batches: each B x 3 x H x W float32.
+        batches: each B x 3 x H x W float32, normalised.
+
+    Attributes:
+        place: of this round's batch among them.
     """
 
     def __init__(self, batches: Sequence[npt.NDArray[np.float32]]) -> None:
         self.batches = batches
-        self._place = 0
+        self.place = 0
 
-    @property
-    def now(self) -> npt.NDArray[np.float32]:
-        """The batch of this round."""
-        return self.batches[self._place]
+    def taken_by(self, model: ImageInput) -> list[Images]:
+        """All batches as a model takes them."""
+        return [model.of(batch) for batch in self.batches]
 
     def next_round(self) -> None:
         """Go on to the next batch, after the last to the first."""
-        self._place = (self._place + 1) % len(self.batches)
+        self.place = (self.place + 1) % len(self.batches)
 
 
 def random_inputs(batch: int, size: tuple[int, int]) -> Inputs:

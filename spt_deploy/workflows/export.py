@@ -73,6 +73,7 @@ def export(
     data: Path | None = None,
     selection: SelectionOutputs = "summary",
     runtime_threshold: bool = False,
+    uint8_input: bool = False,
     status: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
     """Export a checkpoint and check the file: ``onnx.checker``, then ONNX Runtime against PyTorch.
@@ -96,6 +97,7 @@ def export(
         selection: which outputs tell of the selection, see ``to_onnx``.
         runtime_threshold: the graph gets a second input ``threshold``, a scalar float32 in (0, 1) that all SPA blocks
             compare their scores with; ``threshold`` is then what runs where no other is given.
+        uint8_input: the graph takes ``images`` as B x H x W x 3 uint8, RGB, and normalises them itself.
         status: hears what is being done.
 
     Raises:
@@ -125,7 +127,12 @@ def export(
     if capacity == "auto":
         capacity = need.capacity if need else None
     loaded = deployed_checkpoint(source, packing, image_size, threshold, capacity)
-    facts = replace(loaded.facts, checkpoint_sha256=sha256_of(source), runtime_threshold=runtime_threshold)
+    facts = replace(
+        loaded.facts,
+        checkpoint_sha256=sha256_of(source),
+        runtime_threshold=runtime_threshold,
+        uint8_input=uint8_input,
+    )
     height, width = facts.preprocessing.size
     status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
     start = time.perf_counter()

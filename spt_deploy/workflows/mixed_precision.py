@@ -9,13 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from spt_deploy.atomic import atomic_path, write_json
 from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import Case, folder_cases, generated_cases
 from spt_deploy.runtimes.onnx_file import facts_of
@@ -163,11 +162,11 @@ def _calibrate(
     status(f"looking for layers that leave fp16's range on {data}")
     seen = 0
 
-    def batches() -> Iterator[npt.NDArray[np.float32]]:
+    def batches() -> Iterator[Images]:
         nonlocal seen
         for case in folder_cases(data, facts.preprocessing, CALIBRATION_IMAGES, BATCH):
             seen += len(case.images)
-            yield case.images
+            yield facts.image_input.of(case.images)
 
     threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
     found = out_of_range(largest_magnitudes(model, batches(), threshold=threshold))

@@ -99,7 +99,7 @@ def _measure(runner: Runner, data: DataSet, batch: int) -> tuple[str, int, dict[
     images = 0
     for part in loader.epoch(0):
         if part.paths:
-            meter.add(infer_in_parts(runner, part.images.numpy()), part)
+            meter.add(infer_in_parts(runner, runner.facts.image_input.of(part.images.numpy())), part)
             images += len(part.paths)
     if not images:
         raise InputError(f"none of the {len(data.val)} validation images can be read")

@@ -39,6 +39,15 @@ def test_a_threshold_at_run_time_survives_json_and_files_that_do_not_say_have_no
     assert ModelFacts.from_dict(older, "x.onnx").runtime_threshold is False
 
 
+def test_bytes_as_input_survive_json_and_files_that_do_not_say_take_numbers() -> None:
+    facts = replace(FACTS, uint8_input=True)
+    assert ModelFacts.from_json(facts.to_json(), "x.onnx") == facts
+    assert facts.image_input.shape == (800, 1280, 3)
+    older = FACTS.to_dict()
+    del older["uint8_input"]
+    assert ModelFacts.from_dict(older, "x.onnx").image_input.shape == (3, 800, 1280)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

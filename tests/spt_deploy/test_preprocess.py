@@ -73,6 +73,59 @@ def test_a_given_array_is_written_to_and_returned_padding_included() -> None:
     np.testing.assert_array_equal(out, preprocessing.apply(image))
 
 
+# Awkward places in the input: everything, rows above and below, columns left and right, one pixel.
+PLACES: list[tuple[Any, tuple[int, int]]] = [
+    ("resize", (50, 70)),
+    ("letterbox", (50, 1000)),
+    ("letterbox", (1000, 50)),
+    ("letterbox", (1, 5000)),
+    ("letterbox", (33, 47)),
+]
+
+
+@pytest.mark.parametrize(("mode", "source"), PLACES)
+def test_normalised_bytes_are_what_the_numbers_are_to_the_last_bit_but_for_the_padding(
+    mode: Any, source: tuple[int, int]
+) -> None:
+    preprocessing = Preprocessing((33, 47), mode, mean=(0.1, 0.5, 0.7), std=(0.3, 0.2, 1.1))
+    image = np.random.default_rng(0).integers(0, 256, (*source, 3), np.uint8)
+    found = preprocessing.apply_bytes(image)
+    assert (found.shape, found.dtype) == ((33, 47, 3), np.uint8)
+    (normalised,), expected = preprocessing.normalise(found[None]), preprocessing.apply(image)
+    place = preprocessing.placement(source)
+    inside = np.zeros((33, 47), bool)
+    inside[place.top : place.top + place.height, place.left : place.left + place.width] = True
+    np.testing.assert_array_equal(normalised[:, inside], expected[:, inside])
+    half_a_level = np.array([0.5 / 255 / std for std in preprocessing.std])[:, None]
+    assert (np.abs(normalised - expected)[:, ~inside] <= half_a_level + 1e-6).all()
+
+
+@pytest.mark.parametrize(("mode", "source"), PLACES)
+def test_bytes_are_written_into_a_given_array_padding_included(mode: Any, source: tuple[int, int]) -> None:
+    preprocessing = Preprocessing((33, 47), mode)
+    image = np.random.default_rng(0).integers(0, 256, (*source, 3), np.uint8)
+    batch = np.full((2, 33, 47, 3), 77, np.uint8)
+    row = batch[1]
+    assert preprocessing.apply_bytes(image, out=row) is row
+    np.testing.assert_array_equal(batch[1], preprocessing.apply_bytes(image))
+    assert (batch[0] == 77).all()
+
+
+def test_every_byte_survives_normalisation_and_what_lies_beyond_is_cut_off() -> None:
+    preprocessing = Preprocessing((32, 32))
+    every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (256, 3)).reshape(1, 16, 16, 3)
+    np.testing.assert_array_equal(preprocessing.nearest_bytes(preprocessing.normalise(every)), every)
+    beyond = np.array([-100.0, 0.0, 100.0], np.float32).reshape(1, 1, 1, 3).repeat(3, 1)
+    np.testing.assert_array_equal(
+        preprocessing.nearest_bytes(beyond)[0, 0], [(0, 0, 0), preprocessing.padding, (255, 255, 255)]
+    )
+
+
+def test_the_padding_is_the_byte_nearest_to_the_mean() -> None:
+    assert Preprocessing((32, 32)).padding == (124, 116, 104)
+    assert Preprocessing((32, 32), mean=(-0.1, 0.0, 1.3)).padding == (0, 0, 255)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -84,8 +137,9 @@ def test_a_given_array_is_written_to_and_returned_padding_included() -> None:
     ids=["grey", "alpha", "float", "empty"],
 )
 def test_what_is_no_image_is_an_input_error(image: npt.NDArray[Any]) -> None:
-    with pytest.raises(InputError, match="expected H x W x 3 uint8, BGR"):
-        Preprocessing((32, 32)).apply(image)
+    for prepare in (Preprocessing((32, 32)).apply, Preprocessing((32, 32)).apply_bytes):
+        with pytest.raises(InputError, match="expected H x W x 3 uint8, BGR"):
+            prepare(image)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from onnx import ModelProto, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from spt_deploy.errors import InputError
+from spt_deploy.runtimes.onnx_file import read_facts
 from spt_export.calibration import largest_magnitudes, out_of_range
 from spt_export.precision import to_mixed_precision
-from tests.exported import make_exported
+from tests.exported import make_exported, save_taking_numbers
 
 SCALE = np.float32(6e4)  # itself in range
 
@@ -79,6 +80,16 @@ def test_a_graph_whose_threshold_is_an_input_is_looked_at_with_the_one_that_is_g
     packed = [node.name for node in model.graph.node if node.op_type == "PackedQKV"]
     assert all(some[name] > 0 for name in packed)
     assert all(none[name] == 0 for name in packed)
+
+
+def test_a_graph_that_takes_bytes_is_given_bytes_and_says_the_same(tmp_path: Path) -> None:
+    bytes_ = make_exported(tmp_path, (64, 64), uint8_input=True, depths=(1, 1, 1, 1)).onnx
+    numbers = save_taking_numbers(bytes_, tmp_path / "numbers.onnx")
+    taken, before = (read_facts(path).image_input for path in (bytes_, numbers))
+    given = [taken.of(batch) for batch in batches()]
+    found = largest_magnitudes(onnx.load(bytes_), given)
+    expected = largest_magnitudes(onnx.load(numbers), [before.of(batch) for batch in given])
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_an_image_there_is_nothing_to_say(model: ModelProto) -> None:

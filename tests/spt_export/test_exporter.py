@@ -67,6 +67,19 @@ def test_the_threshold_is_a_constant_unless_it_is_asked_for_as_an_input(classify
     assert sorted(extra) == ["Div", "Log", "Sub"]
 
 
+def test_bytes_are_cast_first_and_normalised_by_four_nodes(classify: Exported, tmp_path: Path) -> None:
+    graph = onnx.load(make_exported(tmp_path, (64, 96), uint8_input=True).onnx).graph
+    assert _shapes(graph.input) == {"images": ["batch", 64, 96, 3]}
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    # TensorRT takes bytes in a Cast and nowhere else.
+    assert [node.op_type for node in graph.node if "images" in node.input] == ["Cast"]
+    extra = [node.op_type for node in graph.node]
+    for node in onnx.load(classify.onnx).graph.node:
+        if node.op_type in extra:  # the masks' own nodes are not there
+            extra.remove(node.op_type)
+    assert sorted(extra) == ["Cast", "Mul", "Sub", "Transpose"]
+
+
 def test_the_facts_travel_in_the_metadata(classify: Exported) -> None:
     metadata = {p.key: p.value for p in onnx.load(classify.onnx).metadata_props}
     facts = ModelFacts.from_json(metadata[METADATA_KEY], "the file")

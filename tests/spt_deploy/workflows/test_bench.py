@@ -57,6 +57,20 @@ def test_an_artefact_or_a_ratio_that_is_named_again_runs_again(made: Exported, m
     assert [row.timing.name for row in report.rows] == [f"{name}, 50% kept", f"{name}, 50% kept #2"]
 
 
+@pytest.mark.parametrize("ratios", [[], [0.25]], ids=["own selection", "forced"])
+def test_a_file_that_takes_bytes_stands_beside_one_that_takes_numbers(
+    made: Exported, tmp_path: Path, ratios: list[float]
+) -> None:
+    taken_as_bytes = make_exported(tmp_path, (64, 64), uint8_input=True)
+    report = bench(
+        [made.onnx, taken_as_bytes.onnx], runtimes=["onnxruntime"], batches=[2], ratios=ratios, rounds=2, profiled=True
+    )
+    numbers, bytes_ = report.rows
+    assert numbers.select_ratio == pytest.approx(bytes_.select_ratio, abs=0.05)
+    casts = [[part.nodes for part in row.profile if part.operator == "Cast"] for row in (numbers, bytes_)]
+    assert sum(casts[1]) == sum(casts[0]) + 1
+
+
 def test_the_command_prints_one_json_document(made: Exported) -> None:
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "1", "--rounds", "2", "--json"])
     assert result.exit_code == 0, result.stderr

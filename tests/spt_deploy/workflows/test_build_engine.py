@@ -60,6 +60,23 @@ def run(*arguments: str | Path) -> Result:
 
 @RTX
 @pytest.mark.parametrize(("batch", "precision"), [("8", None), ("1:4:8", "fp16")])
+def test_an_engine_takes_bytes_where_the_file_does(tmp_path: Path, batch: str, precision: str | None) -> None:
+    exported = make_exported(tmp_path, SIZE, packing="static", uint8_input=True, depths=(1, 1, 1, 1))
+    built = build_engine(
+        exported.onnx,
+        runtime="tensorrt-rtx",
+        arch="sm_89",
+        batch=batch,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    assert read_description(built.engine).facts.uint8_input
+    if precision:
+        images = onnx.load(built.files[2]).graph.input[0].type.tensor_type
+        assert images.elem_type == onnx.TensorProto.UINT8
+
+
+@RTX
+@pytest.mark.parametrize(("batch", "precision"), [("8", None), ("1:4:8", "fp16")])
 def test_an_engine_takes_the_threshold_where_the_file_does(tmp_path: Path, batch: str, precision: str | None) -> None:
     exported = make_exported(tmp_path, SIZE, packing="static", runtime_threshold=True)
     built = build_engine(

@@ -83,6 +83,34 @@ def test_a_threshold_at_run_time_is_an_input_and_is_compared_at_two_values(tmp_p
     assert validate([checkpoint, tmp_path / "best.onnx"], threshold=0.005).passed
 
 
+def test_a_file_that_takes_bytes_is_compared_with_the_checkpoint_that_takes_numbers(tmp_path: Path) -> None:
+    checkpoint = _checkpoint(tmp_path / "best.pt")
+    result = CliRunner().invoke(main, ["export", str(checkpoint), "--uint8-input", "--runtime-threshold", "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["inputs"] == {"images": ["batch", 64, 64, 3], "threshold": []}
+    assert report["parity"]["passed"]
+    assert len(report["parity"]["cases"]) == 16
+    assert read_facts(tmp_path / "best.onnx").uint8_input
+    shown = CliRunner().invoke(main, ["info", str(tmp_path / "best.onnx")])
+    assert "RGB bytes, normalised in the graph" in " ".join(shown.stdout.split())
+
+
+def test_bytes_that_are_normalised_otherwise_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export_workflow.to_onnx
+
+    def wrong(*arguments: object) -> onnx.ModelProto:
+        proto = real(*arguments)  # type: ignore[arg-type]
+        (offset,) = (tensor for tensor in proto.graph.initializer if tensor.name == "normalise.offset")
+        offset.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(offset)[::-1].copy(), offset.name))  # BGR
+        return proto
+
+    monkeypatch.setattr(export_workflow, "to_onnx", wrong)
+    with pytest.raises(ResultError, match="does not say what"):
+        export(_checkpoint(tmp_path / "best.pt"), uint8_input=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
 def test_an_input_that_reaches_only_some_blocks_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = export_workflow.to_onnx
 
