@@ -87,11 +87,16 @@ def test_numbers_for_a_model_that_takes_bytes_are_refused(made: Made, runtime: s
 
 
 def test_a_stream_and_a_predictor_prepare_bytes(made: Made, tmp_path: Path) -> None:
-    """Frames of the input's own shape: there is no padding, in which alone the two may differ."""
+    """Frames of the input's own shape: there is no padding, in which alone the two may differ.
+
+    ONNX Runtime rounds alike in both, so that not even a tie of two scores falls otherwise.
+    """
+    pytest.importorskip("onnxruntime", reason="an extra")
     video = write_video(tmp_path / "v.mp4", range(0, 280, 40), size=SIZE)
     lines = []
     for name, path in (("numbers", made.numbers), ("bytes", made.bytes)):
-        report = infer([video], path, device="cpu", out=tmp_path / name, batch=3, video=False, conf=0.01)
+        out = tmp_path / name
+        report = infer([video], path, runtime="onnxruntime", device="cpu", out=out, batch=3, video=False, conf=0.01)
         text = (report.folder / "predictions.jsonl").read_text(encoding="utf-8")
         lines.append([json.loads(line) for line in text.splitlines()])
     _assert_close(lines[1], lines[0])
