@@ -1,11 +1,11 @@
-"""Which layers leave float16's range on real images: they must stay in float32.
+"""How large values become on real images: what leaves float16's range must stay float32, and int8 takes its scales.
 
-The float32 graph is run in ONNX Runtime with one number added for each layer, the largest magnitude of what it gives.
+The float32 graph is run in ONNX Runtime with one number added for each value, its largest magnitude.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -15,6 +15,7 @@ from spt_deploy.facts import THRESHOLD_INPUT
 from spt_deploy.image_input import Images
 from spt_export.precision import LARGEST_FP16, to_mixed_precision
 
+ERRORS_ONLY = 3  # ONNX Runtime's log severity: it warns of each function's node that it does not fold
 MARGIN = 2.0  # other images reach further than those that were tried
 
 
@@ -39,6 +40,37 @@ def largest_magnitudes(
         InputError: when there is no image.
         RuntimeMissingError: when ONNX Runtime is not installed.
     """
+    narrow = set(to_mixed_precision(model, "fp16").narrow)
+    watched = {node.output[0]: node.name for node in model.graph.node if node.name in narrow}
+    largest, images = np.zeros(len(watched)), 0
+    for count, found in watch_magnitudes(model, list(watched), batches, threshold):
+        largest, images = np.maximum(largest, found), images + count
+        progress(images)
+    return dict(zip(watched.values(), largest.tolist(), strict=True))
+
+
+def watch_magnitudes(
+    model: ModelProto,
+    values: Sequence[str],
+    batches: Iterable[npt.NDArray[np.float32]],
+    threshold: float | None = None,
+) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """Run a graph and see how large some of its values become.
+
+    Args:
+        model: float32.
+        values: names of float32 values of its graph.
+        batches: of preprocessed images, each B x 3 x H x W.
+        threshold: see ``largest_magnitudes``.
+
+    Yields:
+        Of every batch its images and the largest magnitude of each value: 0 where it has no element, infinity where it
+        has a NaN.
+
+    Raises:
+        InputError: when there is no image.
+        RuntimeMissingError: when ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -47,10 +79,8 @@ def largest_magnitudes(
         ) from error
     copy = ModelProto()
     copy.CopyFrom(model)
-    narrow = set(to_mixed_precision(model, "fp16").narrow)
-    watched = {node.output[0]: node.name for node in copy.graph.node if node.name in narrow}
     names = []
-    for index, value in enumerate(watched):
+    for index, value in enumerate(values):
         magnitude, largest = f"magnitude_{index}", f"largest_{index}"
         # Nothing kept leaves some layers without a number; 0 beside them gives the maximum something to take.
         copy.graph.node.extend(
@@ -65,18 +95,17 @@ def largest_magnitudes(
         names.append(largest)
     copy.graph.initializer.append(helper.make_tensor("calibration_flat", TensorProto.INT64, [1], [-1]))
     copy.graph.initializer.append(helper.make_tensor("calibration_zero", TensorProto.FLOAT, [1], [0.0]))
-    session = ort.InferenceSession(copy.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
     beside = {} if threshold is None else {THRESHOLD_INPUT: np.asarray(threshold, dtype=np.float32)}
-    total = np.zeros(len(names))
     images = 0
     for batch in batches:
         found = np.array(session.run(names, {"images": batch, **beside}), dtype=np.float64)
-        total = np.maximum(total, np.where(np.isnan(found), np.inf, found))
         images += len(batch)
-        progress(images)
+        yield len(batch), np.where(np.isnan(found), np.inf, found)
     if not images:
         raise InputError("there is no image to calibrate with; give a folder that holds some")
-    return dict(zip(watched.values(), total.tolist(), strict=True))
 
 
 def out_of_range(magnitudes: dict[str, float]) -> list[str]:

@@ -90,7 +90,7 @@ def to_mixed_precision(
         _raise_opset(result)
     if not rewriter.narrow:
         raise UsageError("the graph has no float32 matrix product; give the file that spt-deploy export wrote")
-    _note(result, precision)
+    note_precision(result, precision)
     narrow = tuple(name for name in rewriter.narrow)
     return Rewritten(result, precision, narrow, {n: r for n, r in wide.items() if n})
 
@@ -103,8 +103,8 @@ def heavy_nodes(model: ModelProto, precision: str) -> int:
     return sum(not weights.isdisjoint(node.input) for node in layers)
 
 
-def _note(model: ModelProto, precision: Precision) -> None:
-    """The file says of itself what it is."""
+def note_precision(model: ModelProto, precision: str) -> None:
+    """Make the file say of itself that it is ``fp16``, ``bf16`` or ``int8``."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             facts = ModelFacts.from_json(entry.value, "the model")

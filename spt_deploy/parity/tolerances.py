@@ -29,6 +29,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(absolute=1e-4, relative=1e-4, pixels=0.02, score=1e-3),
     "fp16": Tolerance(absolute=1e-2, relative=1e-2, pixels=1.0, score=5e-2),
     "bf16": Tolerance(absolute=5e-2, relative=5e-2, pixels=12.0, score=2e-1),
+    "int8": Tolerance(absolute=5e-1, relative=5e-2, pixels=64.0, score=1.0),
 }
 
 
