@@ -27,7 +27,7 @@ class ModelFacts:
         preprocessing: from a decoded image to the input.
         tool_version: of the spt-deploy that wrote the artefact.
         checkpoint_sha256: of the checkpoint that an exported file was made from; empty in a checkpoint itself.
-        precision: of the graph's heavy part: ``fp32``, or ``fp16`` and ``bf16`` where it was rewritten.
+        precision: of the graph's heavy part: ``fp32``, or ``fp16``, ``bf16`` and ``int8`` where it was rewritten.
         runtime_threshold: whether the graph has an input ``threshold``, a scalar float32 in (0, 1), beside its images;
             the configuration's threshold is then the one to give where no other is wanted.
         uint8_input: whether the graph takes bytes and normalises them itself, see `image_input`; never in a checkpoint.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -184,11 +184,23 @@ def compare_runners(
 
     Where one of them takes bytes, the cases' images are rounded to bytes, and the other gets these normalised.
 
+    An int8 candidate passes where it gives numbers: how far single elements are off says little of 8 bits, whose scales
+    fit the images that they were taken from, and what it is worth shows on labels (`workflows/task_metric.py`).
+
     Raises:
         InputError: when they are not the same model.
     """
     check_same_model(reference.facts, candidate.facts, label_of(candidate))
     tolerance = tolerance_for(reference.precision, candidate.precision)
+    if candidate.facts.precision == "int8":
+        results = []
+        for case in cases:
+            if case.force is None:
+                results.append(_run_int8(case, reference, candidate, tolerance))
+                on_case(results[-1])
+        return PairReport(
+            label_of(reference), label_of(candidate), tolerance, reference.facts.model.task, tuple(results)
+        )
     selects = bool(reference.facts.model.backbone.spa_blocks)
     closed = is_closed(candidate)
     probes = (open_probe(reference), None if closed else open_probe(candidate)) if selects else None
@@ -245,6 +257,18 @@ def _run_closed(case: Case, reference: Runner, candidate: Runner, probe: Probe, 
     scores_agree = all(block.max_margin <= tolerance.score for block in blocks)
     passed = forced.passed and scores_agree and (free.passed or flips > 0)
     return CaseResult(case.name, count, free, forced, blocks, passed, _verdict(passed, flips, scores_agree))
+
+
+def _run_int8(case: Case, reference: Runner, candidate: Runner, tolerance: Tolerance) -> CaseResult:
+    ours, theirs = infer_in_parts(reference, case.images), infer_in_parts(candidate, case.images)
+    free = compare_outputs(ours, theirs, tolerance)
+    close = free.passed
+    numbers = {name: replace(found, passed=not found.not_finite) for name, found in free.differences.items()}
+    free = replace(free, differences=numbers)
+    verdict = "equal" if close else "as far off as 8 bits are; --labels shows what that costs"
+    return CaseResult(
+        case.name, len(case.images), free, None, (), free.passed, verdict if free.passed else "outputs differ"
+    )
 
 
 def _verdict(passed: bool, flips: int, scores_agree: bool) -> str:

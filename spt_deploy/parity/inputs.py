@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,15 @@ def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: 
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give a folder of images with --data")
-    files = find_images(folder)
+    yield from image_cases(find_images(folder), preprocessing, limit, batch)
+
+
+def image_cases(files: Sequence[Path], preprocessing: Preprocessing, limit: int, batch: int) -> Iterator[Case]:
+    """These images, as ``folder_cases`` gives those of a folder.
+
+    Raises:
+        InputError: when one cannot be read.
+    """
     if len(files) > limit:
         files = [files[i * len(files) // limit] for i in range(limit)]
     for start in range(0, len(files), batch):

@@ -128,6 +128,11 @@ def open_probe(runner: Runner) -> Probe:
     """
     if isinstance(runner, TorchRunner):
         return _TorchProbe(runner)
+    if runner.facts.precision == "int8":
+        raise UsageError(
+            f"{runner.path.name} is an int8 file, whose selection cannot be forced: name it after the checkpoint or "
+            "ONNX file that it is compared with, and bench it without --ratio"
+        )
     if runner.runtime == "onnxruntime":
         return _OnnxRuntimeProbe(runner)
     if runner.runtime == "openvino":

@@ -44,6 +44,7 @@ class Runner(ABC):
         precision: of the artefact, ``fp32`` and the like.
         facts: what the artefact says of itself; known before the runner is entered. Where a threshold was given, it is
             the configuration's from here on.
+        computes_in: the precision that a runtime was asked to compute in, where it has several; None is its own choice.
         lanes: calls of ``infer`` that may run at the same time, from as many threads, each on its share of the cores.
 
     Raises:
@@ -52,6 +53,7 @@ class Runner(ABC):
     """
 
     runtime: ClassVar[str]
+    computes_in: str | None = None
     lanes: int = 1
 
     def __init__(

@@ -83,6 +83,13 @@ def compile_model(proto: onnx.ModelProto, where: str, options: dict[str, object]
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
 
 
+def _shown(of_file: str, asked: str | None) -> str:
+    """The precision that a runner has."""
+    if of_file == "int8":
+        return "int8+bf16" if asked == "bf16" else "int8"
+    return asked or of_file
+
+
 def run_compiled(request: Any, feeds: Arrays, names: Sequence[str]) -> Arrays:
     """Run a request on named arrays; the outputs of these names, copied out of OpenVINO's buffers."""
     results = request.infer(feeds)
@@ -92,7 +99,8 @@ def run_compiled(request: Any, feeds: Arrays, names: Sequence[str]) -> Arrays:
 class OpenVinoRunner(Runner):
     """Runs an exported ONNX file with OpenVINO on the CPU, in float32 or bfloat16.
 
-    The weights of a 16-bit file have 16 bits all the same. What was compiled is kept for the next time.
+    The weights of a 16-bit file have 16 bits all the same. An int8 file's layers compute in integers, and the rest of
+    it in this precision: it is called ``int8``, or ``int8+bf16``. What was compiled is kept for the next time.
 
     Args:
         path: of the file.
@@ -100,6 +108,7 @@ class OpenVinoRunner(Runner):
         threshold: see ``Runner``.
         precision: ``fp32`` or ``bf16``; None is the file's own.
         lanes: see ``Runner``.
+        keep: whether what was compiled is read from and kept in the cache; not of a file that will be gone.
 
     Raises:
         ArtefactError: when the file cannot be used.
@@ -116,6 +125,7 @@ class OpenVinoRunner(Runner):
         threshold: float | None = None,
         precision: str | None = None,
         lanes: int = 1,
+        keep: bool = True,
     ) -> None:
         if device not in ("auto", "cpu"):
             raise UsageError(f"the openvino runtime runs on the CPU here, not on {device!r}; use --device cpu")
@@ -123,8 +133,10 @@ class OpenVinoRunner(Runner):
         self.options = options_for(precision, lanes)
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._names: list[str] = []
-        super().__init__(path, facts, precision=precision or facts.precision, threshold=threshold)
+        super().__init__(path, facts, precision=_shown(facts.precision, precision), threshold=threshold)
+        self.computes_in = precision
         self.lanes = lanes
+        self._keep = keep
 
     def _open(self) -> None:
         compiled = self._compiled()
@@ -133,6 +145,8 @@ class OpenVinoRunner(Runner):
             self._requests.put(compiled.create_infer_request())
 
     def _compiled(self) -> Any:
+        if not self._keep:
+            return compile_model(load_onnx(self.path), self.path.name, self.options)
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         place = compiled_path(self.path, openvino.__version__, processor, self.options)

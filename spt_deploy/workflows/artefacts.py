@@ -12,8 +12,9 @@ from spt_deploy.errors import InputError
 Kind = Literal["engine", "onnx", "checkpoint"]
 KINDS: tuple[Kind, ...] = ("engine", "onnx", "checkpoint")  # best first
 RUNS = Path("runs")
-# Written by build-engine on its way to an engine: never what a command means that is given no name.
-_HALFWAY = (".fp16.onnx", ".bf16.onnx")
+# Never what a command means that is given no name: build-engine writes the first two on its way to an engine, and an
+# int8 file answers a little differently, which somebody must want.
+_NAMED_ONLY = (".fp16.onnx", ".bf16.onnx", ".int8.onnx")
 
 
 class _KindOfFile(NamedTuple):
@@ -93,7 +94,7 @@ def _newest(files: Iterable[Path], suffixes: tuple[str, ...]) -> Path | None:
     times: dict[Path, float] = {}
     for path in files:
         # A hidden file is somebody's unfinished business: our own temporary names look like that.
-        is_meant = not path.name.startswith(".") and not path.name.endswith(_HALFWAY)
+        is_meant = not path.name.startswith(".") and not path.name.endswith(_NAMED_ONLY)
         if path.suffix in suffixes and is_meant and path.is_file():
             times[path] = path.stat().st_mtime
     for path in [p for p in times if p.name == "last.pt"]:

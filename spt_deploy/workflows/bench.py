@@ -246,8 +246,7 @@ def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:
 
 
 def _memory(runner: Runner, batch: int) -> float:
-    precision = runner.precision if runner.runtime == "openvino" else ""
-    return peak_memory(runner.path, runner.runtime, runner.device, batch, precision)
+    return peak_memory(runner.path, runner.runtime, runner.device, batch, runner.computes_in or "")
 
 
 def _runners(path: Path, runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> list[Runner]:

@@ -113,6 +113,11 @@ def build_engine(
     if why:
         status(why)
     before = facts_of(load_onnx(source), str(source))
+    if before.precision == "int8":
+        raise UsageError(
+            f"{source} is in int8, for CPUs, and has no spt nodes that an engine is built of; give the file that "
+            "spt-deploy export writes without --int8"
+        )
     target = choose_target(runtime, arch, before, source)
     if (
         target.library.name == "tensorrt-rtx"

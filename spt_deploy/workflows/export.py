@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,12 @@ from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import Case, generated_cases
+from spt_deploy.parity.tolerances import MAX_DROP
+from spt_deploy.runtimes.onnx_file import load_onnx
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
+from spt_deploy.workflows.quantize import QuantizeReport, check_max_drop, write_int8
 from spt_export.exporter import SelectionOutputs, to_onnx
 
 
@@ -38,7 +42,8 @@ class ExportReport:
         seconds: the export took, without the check.
         parity: ONNX Runtime against PyTorch; None when ONNX Runtime is not installed.
         capacity: of static packing; None of the others.
-        need: what the images of ``data`` need; None where none were given.
+        need: what the images of ``data`` need; None where none were given, or they were for int8.
+        int8: what quantising came to; None of a float32 file.
     """
 
     checkpoint: Path
@@ -51,14 +56,16 @@ class ExportReport:
     parity: PairReport | None
     capacity: float | None = None
     need: CapacityNeed | None = None
+    int8: QuantizeReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
-        return asdict(replace(self, parity=None, need=None)) | {
+        return asdict(replace(self, parity=None, need=None, int8=None)) | {
             "checkpoint": str(self.checkpoint),
             "path": str(self.path),
             "parity": self.parity.to_dict() if self.parity else None,
             "need": self.need.to_dict() if self.need else None,
+            "int8": self.int8.to_dict() if self.int8 else None,
         }
 
 
@@ -74,6 +81,9 @@ def export(
     selection: SelectionOutputs = "summary",
     runtime_threshold: bool = False,
     uint8_input: bool = False,
+    int8: bool = False,
+    labels: Path | None = None,
+    max_drop: float | None = None,
     status: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
     """Export a checkpoint and check the file: ``onnx.checker``, then ONNX Runtime against PyTorch.
@@ -84,7 +94,8 @@ def export(
 
     Args:
         checkpoint: None takes the newest one, see ``find_artefact``.
-        output: None writes beside the checkpoint, with the suffix ``.onnx``, or ``.static.onnx`` under static packing.
+        output: None writes beside the checkpoint, with the suffix ``.onnx``; before that ``.static`` under static
+            packing, and ``.int8``.
         image_size: (height, width) in pixels; None keeps the size it was trained at.
         packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot;
             ``static`` makes every shape known, as TensorRT-RTX needs it.
@@ -93,17 +104,21 @@ def export(
         capacity: of ``static`` packing: share of an image's tokens, in (0, 1], that there is room for; what overflows
             is dropped, the lowest scores first. None keeps the checkpoint's, 0.5 where nothing was said; ``auto``
             takes what ``data`` needs.
-        data: folder of images, on which it is measured how much room the selection needs (`capacity.py`).
+        data: folder of images, on which it is measured how much room the selection needs (`capacity.py`), or which the
+            scales of int8 are taken from.
         selection: which outputs tell of the selection, see ``to_onnx``.
         runtime_threshold: the graph gets a second input ``threshold``, a scalar float32 in (0, 1) that all SPA blocks
             compare their scores with; ``threshold`` is then what runs where no other is given.
         uint8_input: the graph takes ``images`` as B x H x W x 3 uint8, RGB, and normalises them itself.
+        int8: layers compute in 8-bit integers, for CPUs, see `quantize.py`; ``data`` is needed. The file has no ``spt``
+            nodes.
+        labels: of int8, see ``write_int8``; so ``max_drop``, of which None is 0.01.
         status: hears what is being done.
 
     Raises:
         ArtefactError: when the checkpoint cannot be used.
         InputError: when ``data`` cannot be used.
-        ResultError: when the exported file does not say what the checkpoint says.
+        ResultError: when the exported file does not say what the checkpoint says, or int8 loses too much.
         OutputError: when the file cannot be written.
         UsageError: when an argument is out of range, or the model has no threshold that could be an input.
     """
@@ -113,16 +128,22 @@ def export(
         raise UsageError(
             f"capacity is of static packing, and packing is {packing}; add --packing static, or leave it out"
         )
+    if int8 and data is None:
+        raise UsageError("int8 takes its scales from images, and none were given; name a folder of them with --data")
+    if not int8 and (labels is not None or max_drop is not None):
+        raise UsageError("labels and max-drop are about the accuracy of int8; add --int8, or leave them out")
+    if max_drop is not None:
+        check_max_drop(max_drop)
     source, why = find_artefact(checkpoint, ("checkpoint",))
     if why:
         status(why)
-    path = output or source.with_suffix(".static.onnx" if packing == "static" else ".onnx")
+    path = output or source.with_suffix(f"{'.static' * (packing == 'static')}{'.int8' * int8}.onnx")
     if runtime_threshold:  # a model that cannot have it is refused here, before anything is measured
         replace(deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=True)
     need = None
     if capacity == "auto" and data is None:
         raise UsageError("capacity is auto, and there is nothing to measure it on; give a folder of images with --data")
-    if data is not None:
+    if data is not None and (capacity == "auto" or not int8):
         need = needed_capacity(deployed_checkpoint(source, "per-image", image_size, threshold), data, status)
     if capacity == "auto":
         capacity = need.capacity if need else None
@@ -136,12 +157,24 @@ def export(
     height, width = facts.preprocessing.size
     status(f"exporting {facts.model.backbone.name} ({facts.model.task}) at {height}x{width}")
     start = time.perf_counter()
-    proto = to_onnx(loaded.build(), facts, selection)
+    proto = to_onnx(loaded.build(), facts, "all" if int8 else selection)
     onnx.checker.check_model(proto, full_check=True)
     seconds = time.perf_counter() - start
-    with atomic_path(path) as temporary:
-        onnx.save(proto, temporary)
-        parity = _check(source, temporary, facts, status)
+    quantized = None
+    if int8 and data is not None:
+        with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
+            exported = Path(folder) / f"{source.stem}.onnx"
+            onnx.save(proto, exported)
+            parity = _check(source, exported, facts, status)
+            allowed = MAX_DROP if max_drop is None else max_drop
+            quantized = write_int8(
+                exported, path, data, labels=labels, max_drop=allowed, selection=selection, status=status
+            )
+        proto = load_onnx(path)
+    else:
+        with atomic_path(path) as temporary:
+            onnx.save(proto, temporary)
+            parity = _check(source, temporary, facts, status)
     return ExportReport(
         checkpoint=source,
         why=why,
@@ -153,6 +186,7 @@ def export(
         parity=parity,
         capacity=facts.model.backbone.capacity if packing == "static" else None,
         need=need,
+        int8=quantized,
     )
 
 

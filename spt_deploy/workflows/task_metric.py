@@ -11,6 +11,7 @@ from spt_deploy.config import ModelConfig
 from spt_deploy.errors import InputError
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.closed import infer_in_parts
+from spt_deploy.parity.tolerances import MAX_DROP
 from spt_deploy.runtimes import Runner
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import DataSet, Samples
@@ -31,6 +32,7 @@ class MetricReport:
         metric: name of the task's chief metric: ``AP``, ``mAP`` or ``top1``.
         values: all metrics by name, in [0, 1].
         difference: of the chief metric from the reference's; 0 of the reference itself.
+        max_drop: what an int8 file may lose; None of the others, which must score what the reference scores.
     """
 
     artefact: str
@@ -38,10 +40,13 @@ class MetricReport:
     metric: str
     values: dict[str, float]
     difference: float
+    max_drop: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the chief metric is the reference's, to ``TOLERANCE``."""
+        """Whether the chief metric is the reference's, to ``TOLERANCE``, or no more below it than ``max_drop``."""
+        if self.max_drop is not None:
+            return self.difference >= -self.max_drop
         return abs(self.difference) <= TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,13 +75,16 @@ def read_labelled(folder: Path, format: str | None, model: ModelConfig) -> DataS
     return data
 
 
-def compare_metrics(runners: Sequence[Runner], data: DataSet, batch: int) -> list[MetricReport]:
+def compare_metrics(
+    runners: Sequence[Runner], data: DataSet, batch: int, max_drop: float = MAX_DROP
+) -> list[MetricReport]:
     """Measure every runner on all validation images; the first is the reference.
 
     Args:
         runners: entered, of one model.
         data: see ``read_labelled``.
         batch: images a run.
+        max_drop: what an int8 file may lose, in [0, 1].
 
     Raises:
         InputError: when no validation image can be read.
@@ -85,7 +93,8 @@ def compare_metrics(runners: Sequence[Runner], data: DataSet, batch: int) -> lis
     for runner in runners:
         metric, images, values = _measure(runner, data, batch)
         before = reports[0].values[metric] if reports else values[metric]
-        reports.append(MetricReport(label_of(runner), images, metric, values, values[metric] - before))
+        allowed = max_drop if runner.facts.precision == "int8" else None
+        reports.append(MetricReport(label_of(runner), images, metric, values, values[metric] - before, allowed))
     return reports
 
 

@@ -1,0 +1,265 @@
+"""An exported file in 8-bit integers for CPUs, accepted only where its answers are still those of float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from spt_deploy.atomic import atomic_path
+from spt_deploy.config import mask_output
+from spt_deploy.errors import InputError, ResultError, UsageError
+from spt_deploy.facts import ModelFacts
+from spt_deploy.images import find_images
+from spt_deploy.parity.agreement import WHAT_AGREES, Agreement, agreement
+from spt_deploy.parity.inputs import image_cases
+from spt_deploy.parity.tolerances import MAX_DROP
+from spt_deploy.runtimes import Runner
+from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
+from spt_export.exporter import SelectionOutputs
+from spt_export.int8 import to_int8, without_outputs
+
+if TYPE_CHECKING:
+    from spt_deploy.training.dataset import DataSet
+    from spt_deploy.workflows.task_metric import MetricReport
+
+IMAGES = 64  # for the scales, and as many others to compare answers on: more do not move the scales any more
+BATCH = 4
+# Without labels: a model that loses a hundredth of its metric changes about twice as many answers, for as many become
+# right as wrong but for that; the rest is room for models that are seldom sure.
+LEAST_AGREEMENT = 0.95
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What quantising a file came to.
+
+    Attributes:
+        runtime: in which both files were run, ``openvino`` or ``onnxruntime``.
+        calibrated: images that the scales come from.
+        narrow: how many layers compute in int8.
+        wide: names of the layers with weights that stay in float32, each with the reason.
+        metrics: the task's metric of float32 and of int8; empty without labels.
+        max_drop: that was allowed of it.
+        compared: images on which the answers and selections of both were compared.
+        agreed: answers that are the same, see `parity.agreement`.
+        differing: of each SPA block the share of tokens that one keeps and the other does not.
+    """
+
+    runtime: str
+    calibrated: int
+    narrow: int
+    wide: dict[str, str]
+    metrics: tuple[MetricReport, ...]
+    max_drop: float
+    compared: int
+    agreed: Agreement
+    differing: dict[str, float]
+
+    @property
+    def drop(self) -> float | None:
+        """Of the task's chief metric; negative where int8 scores more, None without labels."""
+        return -self.metrics[1].difference if self.metrics else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the drop is allowed; without labels, whether ``LEAST_AGREEMENT`` of the answers are the same."""
+        if self.metrics:
+            return self.metrics[1].passed
+        return self.agreed.share >= LEAST_AGREEMENT
+
+    @property
+    def selection_differs(self) -> float | None:
+        """Share of the tokens of all SPA blocks, each block weighed alike; None of a model without any."""
+        return float(np.mean(list(self.differing.values()))) if self.differing else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {
+            "passed": self.passed,
+            "runtime": self.runtime,
+            "calibration_images": self.calibrated,
+            "int8_layers": self.narrow,
+            "layers_kept_in_fp32": self.wide,
+            "accuracy_checked": bool(self.metrics),
+            "drop": self.drop,
+            "max_drop": self.max_drop,
+            "metrics": [metric.to_dict() for metric in self.metrics],
+            "compared_images": self.compared,
+            "agreement": self.agreed._asdict() | {"share": self.agreed.share},
+            "selection_differs": self.differing,
+        }
+
+
+def write_int8(
+    source: Path,
+    output: Path,
+    data: Path,
+    *,
+    labels: Path | None = None,
+    max_drop: float = MAX_DROP,
+    selection: SelectionOutputs = "summary",
+    status: Callable[[str], None] = lambda text: None,
+) -> QuantizeReport:
+    """Quantise a file, compare it with its float32 form in one runtime, and write it where it passes.
+
+    Both run in OpenVINO where it is installed, else in ONNX Runtime, with all but the int8 layers in float32.
+
+    Args:
+        source: a float32 file as ``to_onnx`` makes it with the selection outputs ``all``.
+        output: the int8 file.
+        data: folder of images that the scales come from. Of a labelled data set with the model's classes these are
+            training images, and its validation split is the labels where none are given.
+        labels: data set on whose validation images the task's metric is taken of both.
+        max_drop: of that metric, in [0, 1], up to which the file is accepted.
+        selection: outputs about the selection that the file gets, see ``to_onnx``.
+        status: hears what is being done.
+
+    Raises:
+        UsageError: when ``max_drop`` is out of range.
+        InputError: when ``data`` or ``labels`` cannot be used.
+        ResultError: when the metric drops by more or, without labels, too few answers are the same; nothing is written.
+        RuntimeMissingError: when ONNX Runtime, which the scales are measured in, is not installed.
+        OutputError: when the file cannot be written.
+    """
+    from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
+
+    check_max_drop(max_drop)
+    model = inlined(load_onnx(source))
+    facts = facts_of(model, str(source))
+    found = _as_data_set(data, facts, status)
+    labelled = read_labelled(labels, None, facts.model) if labels is not None else found
+    if labelled is not None and not labelled.val:
+        raise InputError(f"{labels or data} has no validation images to measure the accuracy on; give others")
+    for_scales, to_compare = _images(data, found)
+    status(f"taking the scales from {min(len(for_scales), IMAGES)} images of {data}")
+    threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
+    quantized = to_int8(model, _batches(for_scales, facts), threshold=threshold)
+    metrics: list[MetricReport] = []
+    with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
+        tried = Path(folder) / output.name
+        onnx.save(quantized.model, tried)
+        with _runner(source) as ours, _runner(tried) as theirs:
+            runtime = ours.runtime
+            status(f"comparing int8 with float32 in {runtime}")
+            compared, agreed, differing = _compare(ours, theirs, to_compare)
+            if labelled is not None:
+                status(f"measuring both on the {len(labelled.val)} validation images of {labels or data}")
+                metrics = compare_metrics([ours, theirs], labelled, BATCH, max_drop)
+    report = QuantizeReport(
+        runtime=runtime,
+        calibrated=quantized.images,
+        narrow=len(quantized.narrow),
+        wide=quantized.wide,
+        metrics=tuple(metrics),
+        max_drop=max_drop,
+        compared=compared,
+        agreed=agreed,
+        differing=differing,
+    )
+    if not report.passed:
+        raise ResultError(_shortfall(report, facts, data))
+    with atomic_path(output) as temporary:
+        onnx.save(without_outputs(quantized.model, _unwanted(facts, selection)), temporary)
+    return report
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Whether a drop of a metric can be meant.
+
+    Raises:
+        UsageError: when it is not in [0, 1].
+    """
+    if not 0.0 <= max_drop <= 1.0:
+        raise UsageError(f"max-drop is {max_drop:g}; expected a share of the metric from 0 to 1, such as 0.01")
+
+
+def _runner(path: Path) -> Runner:
+    """Of a file that is gone in a minute, in the runtime that int8 files are made for, or else in the other one."""
+    if importlib.util.find_spec("openvino") is not None:
+        from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(path, keep=False)
+    from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(path, "cpu")
+
+
+def _as_data_set(data: Path, facts: ModelFacts, status: Callable[[str], None]) -> DataSet | None:
+    """What ``data`` holds, where it is a labelled data set that the model can be measured on."""
+    from spt_deploy.workflows.task_metric import read_labelled
+
+    try:
+        found = read_labelled(data, None, facts.model)
+    except (InputError, UsageError):
+        return None
+    status(found.found)
+    return found if found.val else None
+
+
+def _images(data: Path, found: DataSet | None) -> tuple[list[Path], list[Path]]:
+    """Those for the scales, and others to compare answers on: where there is but one, it serves for both."""
+    if found is not None:
+        validation = [record.path for record in found.val]
+        return [record.path for record in found.train] or validation, validation
+    if not data.is_dir():
+        raise InputError(f"there is no folder {data}; give a folder of images with --data")
+    files = find_images(data)
+    if len(files) > 2 * IMAGES:
+        files = [files[i * len(files) // (2 * IMAGES)] for i in range(2 * IMAGES)]
+    return files[::2], files[1::2] or files
+
+
+def _batches(files: Sequence[Path], facts: ModelFacts) -> Iterator[npt.NDArray[np.float32]]:
+    for case in image_cases(files, facts.preprocessing, IMAGES, BATCH):
+        yield case.images
+
+
+def _compare(ours: Runner, theirs: Runner, files: Sequence[Path]) -> tuple[int, Agreement, dict[str, float]]:
+    """Images, answers that are the same, and of each SPA block the share of tokens that differ."""
+    facts = ours.facts
+    images, agreed = 0, Agreement()
+    masks = {block: mask_output(block) for block in facts.model.backbone.spa_blocks}
+    differing = dict.fromkeys(masks, 0.0)
+    for batch in _batches(files, facts):
+        before, after = ours.infer(batch), theirs.infer(batch)
+        images += len(batch)
+        agreed = agreed.plus(agreement(facts.model.task, before, after))
+        for block, name in masks.items():
+            differing[block] += float((before[name] != after[name]).mean()) * len(batch)
+    return images, agreed, {block: total / images for block, total in differing.items()}
+
+
+def _unwanted(facts: ModelFacts, selection: SelectionOutputs) -> list[str]:
+    masks = [mask_output(block) for block in facts.model.backbone.spa_blocks]
+    return {"all": [], "summary": masks, "none": [*masks, "select_ratio", "selection"]}[selection]
+
+
+def _shortfall(report: QuantizeReport, facts: ModelFacts, data: Path) -> str:
+    """Why the file is not written, and what to do."""
+    remedy = "give --data images like those that the model will see, or use the float32 file with --precision bf16"
+    if report.metrics:
+        before, after = report.metrics
+        name = before.metric
+        return (
+            f"in int8 {name} drops by {report.drop:.4f}, from {before.values[name]:.4f} to {after.values[name]:.4f}, "
+            f"and max-drop is {report.max_drop:g}; nothing was written: {remedy}"
+        )
+    what = WHAT_AGREES[facts.model.task]
+    if not report.agreed.counted:
+        return (
+            f"accuracy cannot be checked: there are no labels, and {data} has no {what} in float32 or int8; nothing "
+            "was written: give images in which something is found, or labels with --labels"
+        )
+    return (
+        f"in int8 only {report.agreed.share:.1%} of the {what} are those of float32, on {report.compared} images of "
+        f"{data}, and without labels {LEAST_AGREEMENT:.0%} are wanted; nothing was written: measure the accuracy with "
+        f"--labels, {remedy}"
+    )
