@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper
 
 from spt_deploy.errors import InputError, RuntimeMissingError
@@ -52,7 +53,7 @@ def largest_magnitudes(
 def watch_magnitudes(
     model: ModelProto,
     values: Sequence[str],
-    batches: Iterable[npt.NDArray[np.float32]],
+    batches: Iterable[Images],
     threshold: float | None = None,
 ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
     """Run a graph and see how large some of its values become.
@@ -60,7 +61,7 @@ def watch_magnitudes(
     Args:
         model: float32.
         values: names of float32 values of its graph.
-        batches: of preprocessed images, each B x 3 x H x W.
+        batches: of preprocessed images, each as the graph takes them.
         threshold: see ``largest_magnitudes``.
 
     Yields:

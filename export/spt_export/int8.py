@@ -21,6 +21,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spt_deploy.errors import UsageError
+from spt_deploy.image_input import Images
 from spt_export.calibration import watch_magnitudes
 from spt_export.precision import note_precision
 
@@ -50,7 +51,7 @@ class Quantized:
 
 def to_int8(
     model: ModelProto,
-    batches: Iterable[npt.NDArray[np.float32]],
+    batches: Iterable[Images],
     progress: Callable[[int], None] = lambda images: None,
     threshold: float | None = None,
 ) -> Quantized:
@@ -58,7 +59,8 @@ def to_int8(
 
     Args:
         model: float32, as `exporter.to_onnx` makes it, with its functions inlined; it is left as it is.
-        batches: of preprocessed images, each B x 3 x H x W; activations get the scale of the largest magnitude seen.
+        batches: of preprocessed images, each as the graph takes them; the largest magnitude of an activation gives its
+            scale.
         progress: hears how many images are done.
         threshold: in (0, 1), to give to a graph that has it as an input.
 
@@ -109,15 +111,14 @@ def weighted_layers(model: ModelProto) -> list[NodeProto]:
 def _kept_wide(model: ModelProto) -> dict[str, str]:
     """Layers that stay in float32, by name, each with the reason."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    inputs = {value.name for value in model.graph.input}
     added = {name for node in model.graph.node if node.op_type == "Add" for name in node.input}
-    answering = _answering(model)
+    answering, seeing = _answering(model), _seeing_pixels(model)
     wide: dict[str, str] = {}
     for node in weighted_layers(model):
         shape = shapes[node.input[1]]
         if shape[_channel_axis(node)] == 1:
             wide[node.name] = "a gate: a score needs its digits"
-        elif node.input[0] in inputs:
+        elif node.name in seeing:
             wide[node.name] = "the patch embedding: it sees the pixels"
         elif node.name in answering:
             wide[node.name] = "its output is the answer"
@@ -129,21 +130,35 @@ def _kept_wide(model: ModelProto) -> dict[str, str]:
 
 def _answering(model: ModelProto) -> set[str]:
     """Names of the layers with no other layer between them and an output of the graph."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    layers = {id(node) for node in weighted_layers(model)}
+    makers, layers = _makers(model), {node.name for node in weighted_layers(model)}
+    reached = _before([value.name for value in model.graph.output], makers, layers)
+    return {makers[name].name for name in reached if name in makers} & layers
+
+
+def _seeing_pixels(model: ModelProto) -> set[str]:
+    """Names of the layers with no other layer between them and the images."""
+    makers, layers = _makers(model), weighted_layers(model)
+    names, images = {node.name for node in layers}, model.graph.input[0].name
+    return {node.name for node in layers if images in _before([node.input[0]], makers, names)}
+
+
+def _makers(model: ModelProto) -> dict[str, NodeProto]:
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+def _before(values: list[str], makers: dict[str, NodeProto], layers: set[str]) -> set[str]:
+    """Names of these values and of all that they are made of, back to the outputs of the last layers before them."""
     found: set[str] = set()
-    seen: set[str] = set()
-    waiting = [value.name for value in model.graph.output]
+    waiting = list(values)
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in makers:
+        if name in found:
             continue
-        seen.add(name)
-        node = makers[name]
-        if id(node) in layers:
-            found.add(node.name)
-        elif node.op_type not in ("Shape", "Size"):  # what a shape is taken from does not matter
-            waiting.extend(node.input)
+        found.add(name)
+        maker = makers.get(name)
+        # What a shape is taken from does not matter.
+        if maker is not None and maker.name not in layers and maker.op_type not in ("Shape", "Size"):
+            waiting.extend(maker.input)
     return found
 
 

@@ -260,8 +260,8 @@ def _run_closed(case: Case, reference: Runner, candidate: Runner, probe: Probe, 
 
 
 def _run_int8(case: Case, reference: Runner, candidate: Runner, tolerance: Tolerance) -> CaseResult:
-    ours, theirs = infer_in_parts(reference, case.images), infer_in_parts(candidate, case.images)
-    free = compare_outputs(ours, theirs, tolerance)
+    first, second = same_for_both(reference.facts.image_input, candidate.facts.image_input, case.images)
+    free = compare_outputs(infer_in_parts(reference, first), infer_in_parts(candidate, second), tolerance)
     close = free.passed
     numbers = {name: replace(found, passed=not found.not_finite) for name, found in free.differences.items()}
     free = replace(free, differences=numbers)

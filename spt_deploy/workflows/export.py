@@ -24,7 +24,7 @@ from spt_deploy.runtimes.onnx_file import load_onnx
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
-from spt_deploy.workflows.quantize import QuantizeReport, check_max_drop, write_int8
+from spt_deploy.workflows.quantize import QuantizeData, QuantizeReport, check_max_drop, write_int8
 from spt_export.exporter import SelectionOutputs, to_onnx
 
 
@@ -112,7 +112,8 @@ def export(
         uint8_input: the graph takes ``images`` as B x H x W x 3 uint8, RGB, and normalises them itself.
         int8: layers compute in 8-bit integers, for CPUs, see `quantize.py`; ``data`` is needed. The file has no ``spt``
             nodes.
-        labels: of int8, see ``write_int8``; so ``max_drop``, of which None is 0.01.
+        labels: of int8: data set to measure the accuracy on; None takes ``data`` where that is one.
+        max_drop: of int8, see ``write_int8``; None is 0.01.
         status: hears what is being done.
 
     Raises:
@@ -148,6 +149,7 @@ def export(
     if capacity == "auto":
         capacity = need.capacity if need else None
     loaded = deployed_checkpoint(source, packing, image_size, threshold, capacity)
+    images = QuantizeData.read(data, labels, loaded.facts) if int8 and data is not None else None
     facts = replace(
         loaded.facts,
         checkpoint_sha256=sha256_of(source),
@@ -161,15 +163,13 @@ def export(
     onnx.checker.check_model(proto, full_check=True)
     seconds = time.perf_counter() - start
     quantized = None
-    if int8 and data is not None:
+    if images is not None:
         with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
             exported = Path(folder) / f"{source.stem}.onnx"
             onnx.save(proto, exported)
             parity = _check(source, exported, facts, status)
             allowed = MAX_DROP if max_drop is None else max_drop
-            quantized = write_int8(
-                exported, path, data, labels=labels, max_drop=allowed, selection=selection, status=status
-            )
+            quantized = write_int8(exported, path, images, max_drop=allowed, selection=selection, status=status)
         proto = load_onnx(path)
     else:
         with atomic_path(path) as temporary:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from spt_deploy.atomic import atomic_path
 from spt_deploy.config import mask_output
 from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.image_input import Images
 from spt_deploy.images import find_images
 from spt_deploy.parity.agreement import WHAT_AGREES, Agreement, agreement
 from spt_deploy.parity.inputs import image_cases
@@ -98,12 +98,65 @@ class QuantizeReport:
         }
 
 
+@dataclass(frozen=True)
+class QuantizeData:
+    """Images to quantise with.
+
+    Attributes:
+        folder: that they are of.
+        for_scales: files that the scales are taken from; ``IMAGES`` of them, evenly spread.
+        to_compare: files that the answers are compared on, likewise.
+        labelled: data set on whose validation images the task's metric is taken; None where there are no labels.
+        labels: its folder, or else ``folder``.
+    """
+
+    folder: Path
+    for_scales: tuple[Path, ...]
+    to_compare: tuple[Path, ...]
+    labelled: DataSet | None
+    labels: Path
+
+    @classmethod
+    def read(cls, data: Path, labels: Path | None, facts: ModelFacts) -> QuantizeData:
+        """Look what is there; no image is opened.
+
+        Args:
+            data: folder of images. Of a labelled data set with the model's classes the training images give the scales,
+                and the validation images are the labels where none are given. Of other images every other one gives
+                the scales, and the rest is compared on; where there is but one, it serves for both.
+            labels: a labelled data set.
+            facts: of the model.
+
+        Raises:
+            InputError: when a folder is not there or holds nothing that can be used.
+            UsageError: when the format of ``labels`` does not suit the model's task.
+        """
+        from spt_deploy.workflows.task_metric import read_labelled
+
+        if not data.is_dir():
+            raise InputError(f"there is no folder {data}; give a folder of images with --data")
+        try:
+            found = read_labelled(data, None, facts.model)
+        except (InputError, UsageError):  # images without labels, then
+            found = None
+        labelled = found if found is not None and found.val else None
+        if labels is not None:
+            labelled = read_labelled(labels, None, facts.model)
+            if not labelled.val:
+                raise InputError(f"{labels} has no validation images to measure the accuracy on; give other labels")
+        if found is not None and found.train and found.val:
+            for_scales, to_compare = ([record.path for record in split] for split in (found.train, found.val))
+        else:
+            files = _spread(find_images(data), 2 * IMAGES)
+            for_scales, to_compare = files[::2], files[1::2] or files
+        return cls(data, tuple(for_scales), tuple(to_compare), labelled, labels or data)
+
+
 def write_int8(
     source: Path,
     output: Path,
-    data: Path,
+    data: QuantizeData,
     *,
-    labels: Path | None = None,
     max_drop: float = MAX_DROP,
     selection: SelectionOutputs = "summary",
     status: Callable[[str], None] = lambda text: None,
@@ -115,33 +168,26 @@ def write_int8(
     Args:
         source: a float32 file as ``to_onnx`` makes it with the selection outputs ``all``.
         output: the int8 file.
-        data: folder of images that the scales come from. Of a labelled data set with the model's classes these are
-            training images, and its validation split is the labels where none are given.
-        labels: data set on whose validation images the task's metric is taken of both.
-        max_drop: of that metric, in [0, 1], up to which the file is accepted.
+        data: images and labels.
+        max_drop: of the task's metric, in [0, 1], up to which the file is accepted.
         selection: outputs about the selection that the file gets, see ``to_onnx``.
         status: hears what is being done.
 
     Raises:
         UsageError: when ``max_drop`` is out of range.
-        InputError: when ``data`` or ``labels`` cannot be used.
+        InputError: when an image cannot be read.
         ResultError: when the metric drops by more or, without labels, too few answers are the same; nothing is written.
         RuntimeMissingError: when ONNX Runtime, which the scales are measured in, is not installed.
         OutputError: when the file cannot be written.
     """
-    from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
+    from spt_deploy.workflows.task_metric import compare_metrics
 
     check_max_drop(max_drop)
     model = inlined(load_onnx(source))
     facts = facts_of(model, str(source))
-    found = _as_data_set(data, facts, status)
-    labelled = read_labelled(labels, None, facts.model) if labels is not None else found
-    if labelled is not None and not labelled.val:
-        raise InputError(f"{labels or data} has no validation images to measure the accuracy on; give others")
-    for_scales, to_compare = _images(data, found)
-    status(f"taking the scales from {min(len(for_scales), IMAGES)} images of {data}")
+    status(f"taking the scales from {min(len(data.for_scales), IMAGES)} images of {data.folder}")
     threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
-    quantized = to_int8(model, _batches(for_scales, facts), threshold=threshold)
+    quantized = to_int8(model, _batches(data.for_scales, facts), threshold=threshold)
     metrics: list[MetricReport] = []
     with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
         tried = Path(folder) / output.name
@@ -149,10 +195,10 @@ def write_int8(
         with _runner(source) as ours, _runner(tried) as theirs:
             runtime = ours.runtime
             status(f"comparing int8 with float32 in {runtime}")
-            compared, agreed, differing = _compare(ours, theirs, to_compare)
-            if labelled is not None:
-                status(f"measuring both on the {len(labelled.val)} validation images of {labels or data}")
-                metrics = compare_metrics([ours, theirs], labelled, BATCH, max_drop)
+            compared, agreed, differing = _compare(ours, theirs, data.to_compare)
+            if data.labelled is not None:
+                status(f"measuring both on the {len(data.labelled.val)} validation images of {data.labels}")
+                metrics = compare_metrics([ours, theirs], data.labelled, BATCH, max_drop)
     report = QuantizeReport(
         runtime=runtime,
         calibrated=quantized.images,
@@ -165,7 +211,7 @@ def write_int8(
         differing=differing,
     )
     if not report.passed:
-        raise ResultError(_shortfall(report, facts, data))
+        raise ResultError(_shortfall(report, facts, data.folder))
     with atomic_path(output) as temporary:
         onnx.save(without_outputs(quantized.model, _unwanted(facts, selection)), temporary)
     return report
@@ -192,34 +238,14 @@ def _runner(path: Path) -> Runner:
     return OnnxRuntimeRunner(path, "cpu")
 
 
-def _as_data_set(data: Path, facts: ModelFacts, status: Callable[[str], None]) -> DataSet | None:
-    """What ``data`` holds, where it is a labelled data set that the model can be measured on."""
-    from spt_deploy.workflows.task_metric import read_labelled
-
-    try:
-        found = read_labelled(data, None, facts.model)
-    except (InputError, UsageError):
-        return None
-    status(found.found)
-    return found if found.val else None
+def _spread(files: list[Path], count: int) -> list[Path]:
+    """At most so many of the files, evenly spread."""
+    return files if len(files) <= count else [files[i * len(files) // count] for i in range(count)]
 
 
-def _images(data: Path, found: DataSet | None) -> tuple[list[Path], list[Path]]:
-    """Those for the scales, and others to compare answers on: where there is but one, it serves for both."""
-    if found is not None:
-        validation = [record.path for record in found.val]
-        return [record.path for record in found.train] or validation, validation
-    if not data.is_dir():
-        raise InputError(f"there is no folder {data}; give a folder of images with --data")
-    files = find_images(data)
-    if len(files) > 2 * IMAGES:
-        files = [files[i * len(files) // (2 * IMAGES)] for i in range(2 * IMAGES)]
-    return files[::2], files[1::2] or files
-
-
-def _batches(files: Sequence[Path], facts: ModelFacts) -> Iterator[npt.NDArray[np.float32]]:
+def _batches(files: Sequence[Path], facts: ModelFacts) -> Iterator[Images]:
     for case in image_cases(files, facts.preprocessing, IMAGES, BATCH):
-        yield case.images
+        yield facts.image_input.of(case.images)
 
 
 def _compare(ours: Runner, theirs: Runner, files: Sequence[Path]) -> tuple[int, Agreement, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
 from spt_deploy.workflows import quantize
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.build_engine import build_engine
-from spt_deploy.workflows.quantize import write_int8
+from spt_deploy.workflows.quantize import QuantizeData, QuantizeReport, write_int8
 from spt_deploy.workflows.validate import validate
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import randomise
@@ -95,10 +96,14 @@ def labelled(photos: Path, sound: Exported, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+def quantise(made: Exported, output: Path, data: Path, labels: Path | None = None, **options: Any) -> QuantizeReport:
+    return write_int8(made.onnx, output, QuantizeData.read(data, labels, read_facts(made.onnx)), **options)
+
+
 def test_a_file_that_answers_as_before_is_written_without_labels_and_says_so(
     sound: Exported, photos: Path, tmp_path: Path
 ) -> None:
-    report = write_int8(sound.onnx, tmp_path / "a.int8.onnx", photos)
+    report = quantise(sound, tmp_path / "a.int8.onnx", photos)
     assert report.passed
     assert report.metrics == ()
     assert report.drop is None
@@ -114,7 +119,7 @@ def test_a_file_that_answers_as_before_is_written_without_labels_and_says_so(
 
 
 def test_a_data_set_is_its_own_labels_and_the_drop_is_measured(sound: Exported, labelled: Path, tmp_path: Path) -> None:
-    report = write_int8(sound.onnx, tmp_path / "a.onnx", labelled, max_drop=0.2, selection="none")
+    report = quantise(sound, tmp_path / "a.onnx", labelled, max_drop=0.2, selection="none")
     before, after = report.metrics
     assert (before.metric, before.images, before.values["top1"]) == ("top1", 24, 1.0)
     assert report.drop == pytest.approx(1.0 - after.values["top1"])
@@ -129,10 +134,10 @@ def test_a_model_that_8_bits_cannot_hold_is_refused_with_and_without_labels(
     with pytest.raises(
         ResultError, match=r"in int8 top1 drops by 0\.\d+, from 1\.0000 to .*max-drop is 0\.01"
     ) as refused:
-        write_int8(brittle.onnx, output, photos, labels=labelled)
+        quantise(brittle, output, photos, labelled)
     assert refused.value.exit_code == 1
     with pytest.raises(ResultError, match="of the images with the same top class are those of float32"):
-        write_int8(brittle.onnx, output, photos)
+        quantise(brittle, output, photos)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,7 +146,7 @@ def test_a_detector_that_finds_nothing_cannot_be_judged(
 ) -> None:
     monkeypatch.setattr(quantize, "agreement", lambda *given: quantize.Agreement(0, 0))
     with pytest.raises(ResultError, match=r"there are no labels, and .* was written: give images in which"):
-        write_int8(sound.onnx, tmp_path / "a.onnx", photos)
+        quantise(sound, tmp_path / "a.onnx", photos)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +216,7 @@ def test_no_engine_is_built_of_it(written: Path) -> None:
         (["--labels", "x"], "add --int8"),
         (["--max-drop", "0.1"], "add --int8"),
         (["--int8", "--data", "x", "--max-drop", "2"], "max-drop is 2; expected a share"),
+        (["--int8", "--data", "x"], "there is no folder x; give a folder of images with --data"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_refused(sound: Exported, options: list[str], match: str) -> None:
@@ -220,6 +226,6 @@ def test_an_option_that_cannot_be_meant_is_refused(sound: Exported, options: lis
 
 def test_data_that_is_not_there_is_named(sound: Exported, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder nowhere"):
-        write_int8(sound.onnx, tmp_path / "a.onnx", Path("nowhere"))
+        quantise(sound, tmp_path / "a.onnx", Path("nowhere"))
     with pytest.raises(InputError, match="is no data set of a known format"):
-        write_int8(sound.onnx, tmp_path / "a.onnx", photos, labels=photos)
+        quantise(sound, tmp_path / "a.onnx", photos, photos)
