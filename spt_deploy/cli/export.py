@@ -156,8 +156,10 @@ def _quantized(report: QuantizeReport) -> list[str]:
         f"{report.agreed.share:.1%} of the answers are those of float32 ({report.compared} images, {report.runtime})"
     )
     if report.selection_differs is not None:
-        blocks = ", ".join(f"{name} {share:.2%}" for name, share in report.differing.items())
-        lines.append(f"{report.selection_differs:.2%} of the tokens are selected otherwise: {blocks}")
+        block, most = max(report.differing.items(), key=lambda item: item[1])
+        lines.append(
+            f"{report.selection_differs:.2%} of the tokens are selected otherwise, at most {most:.2%} in {block}"
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.facts import THRESHOLD_INPUT
+from spt_deploy.image_input import Images
 from spt_deploy.runtimes.onnx_file import facts_of, inlined
 from spt_export.int8 import Quantized, to_int8, weighted_layers, without_outputs
 from tests.exported import make_exported
@@ -24,9 +25,7 @@ def batches(count: int = 2) -> list[npt.NDArray[np.float32]]:
     return [random.standard_normal((2, 3, *SIZE), dtype=np.float32) for _ in range(count)]
 
 
-def run(
-    model: ModelProto, images: npt.NDArray[np.float32], threshold: float = THRESHOLD
-) -> dict[str, npt.NDArray[np.float32]]:
+def run(model: ModelProto, images: Images, threshold: float = THRESHOLD) -> dict[str, npt.NDArray[np.float32]]:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in model.graph.output]
     feeds = {"images": images, THRESHOLD_INPUT: np.asarray(threshold, dtype=np.float32)}
@@ -47,7 +46,7 @@ def model(with_functions: ModelProto) -> ModelProto:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    return inlined(onnx.load(make_exported(tmp_path_factory.mktemp("detector"), SIZE, "detect").onnx))
+    return inlined(onnx.load(make_exported(tmp_path_factory.mktemp("detector"), SIZE, "detect", uint8_input=True).onnx))
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +149,20 @@ def test_a_selection_of_nothing_is_calibrated_with_and_runs(model: ModelProto) -
     assert np.isfinite(outputs["logits"]).all()
 
 
-def test_a_detector_s_towers_are_narrow_and_what_it_predicts_with_is_not(detector: ModelProto) -> None:
-    quantized = to_int8(detector, batches(1))
+def test_a_detector_s_towers_are_narrow_and_what_it_predicts_with_or_sees_bytes_with_is_not(
+    detector: ModelProto,
+) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    quantized = to_int8(detector, [pictures])
+    assert len([name for name, why in quantized.wide.items() if "pixels" in why]) == 1
     layers = {node.name: node for node in weighted_layers(detector)}
     convolutions = [name for name in quantized.narrow if layers[name].op_type == "Conv"]
     assert convolutions
     weights = {layers[name].input[1] for name in convolutions}
     assert not [name for name in weights if "class_conv" in name or "box_conv" in name]
     assert len([name for name, why in quantized.wide.items() if "answer" in why]) == 6  # two of each of three levels
-    narrow = run(quantized.model, batches(1)[0])["scores"]
-    assert np.abs(narrow - run(detector, batches(1)[0])["scores"]).max() < 0.05
+    narrow = run(quantized.model, pictures)["scores"]
+    assert np.abs(narrow - run(detector, pictures)["scores"]).max() < 0.05
 
 
 def test_outputs_go_with_what_only_they_need(model: ModelProto, quantized: Quantized) -> None:
