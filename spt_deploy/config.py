@@ -128,6 +128,11 @@ class BackboneConfig:
         """Channels of stage 1 to 4."""
         return self.embed_dim << (stage - 1)
 
+    def best_count(self, tokens: int) -> int:
+        """How many of an image's tokens ``topk`` keeps."""
+        # Rounded first: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
+        return max(1, math.ceil(round(self.keep_ratio * tokens, 6)))
+
     def static_slots(self, tokens: int) -> int:
         """Slots of an image of so many tokens under ``static`` packing: whole containers, for each is computed whole.
 

@@ -7,8 +7,6 @@ Source: Swin Transformer, arXiv 2103.14030; SPA, arXiv 2410.23608.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -214,10 +212,25 @@ class SpaBlock(nn.Module):
             return forced.float() * 2 - 1
         if self.config.selector == "threshold":
             return logits
-        # Rounded first: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
-        count = max(1, math.ceil(round(self.config.keep_ratio * logits.shape[1], 6)))
-        best = logits.topk(count, dim=1).indices
-        return torch.full_like(logits, -1.0).scatter(1, best, 1.0)
+        return best_tokens(logits, self.config.best_count(logits.shape[1])).float() * 2 - 1
+
+
+def best_tokens(logits: Tensor, count: int) -> Tensor:
+    """The ``count`` highest scores of each image, and of equal ones the earlier tokens.
+
+    Which of equal scores a sort gives first is each runtime's own affair, so they are counted out.
+
+    Args:
+        logits: B x N.
+        count: of an image, from 1 to N.
+
+    Returns:
+        B x N bool.
+    """
+    lowest = logits.topk(count, dim=1).values[:, -1:]
+    above, equal = logits > lowest, logits == lowest
+    left = count - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= left))
 
 
 def _logistic_noise(like: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ class BlockPorts(NamedTuple):
 def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelProto, list[BlockPorts]]:
     """A copy of the model with ports on every ``SelectTokens`` node.
 
-    Each gets an output ``probe_score_i`` (B x N float32: the logits that a threshold is compared with, or the
-    gates in (0, 1) that a ranking orders) and an input ``probe_forced_i`` (B x N float32): ``FREE`` leaves the
+    Each gets an output ``probe_score_i`` (B x N float32: the logits that a threshold is compared with, or that a
+    ranking orders) and an input ``probe_forced_i`` (B x N float32): ``FREE`` leaves the
     block's own selection, ``KEEP`` and ``DROP`` override it.
 
     Returns:
@@ -61,12 +61,21 @@ def instrument(proto: onnx.ModelProto, selector: Selector) -> tuple[onnx.ModelPr
             graph.output.append(helper.make_tensor_value_info(port.score, TensorProto.FLOAT, shape))
             ports.append(port)
             # At the end of the graph: the gate may be computed after the selection.
-            probes.append(helper.make_node("Identity", [gate if selector == "topk" else score], [port.score]))
+            seen = _before_sigmoid(graph, gate) if selector == "topk" else score
+            probes.append(helper.make_node("Identity", [seen], [port.score]))
         nodes.append(node)
     ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*nodes, *probes)]
     del graph.node[:]
     graph.node.extend(ordered)
     return copy, ports
+
+
+def _before_sigmoid(graph: onnx.GraphProto, gate: str) -> str:
+    """The logits that a gate was made of; a ranking's own input of ``SelectTokens`` is only +-1."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    while made_by[gate].op_type != "Sigmoid":  # what a rewritten precision put behind it
+        gate = made_by[gate].input[0]
+    return str(made_by[gate].input[0])
 
 
 def _blocks(proto: onnx.ModelProto) -> list[tuple[str, int]]:

@@ -59,8 +59,6 @@ class _TorchProbe(Probe):
         with torch.inference_mode():
             output = self._model(torch.from_numpy(images).to(self._device), masks)
             scores = [score.flatten(1) for score in output.features.scores]
-            if self._model.config.backbone.selector == "topk":
-                scores = [score.sigmoid() for score in scores]
         arrays = {name: value.cpu().numpy() for name, value in output.named().items()}
         return Probed(arrays, tuple(score.cpu().numpy() for score in scores))
 

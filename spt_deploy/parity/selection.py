@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from spt_deploy.config import BackboneConfig
+from spt_deploy.model.blocks import best_tokens
 
 Scores = tuple[npt.NDArray[np.float32], ...]
 
@@ -82,16 +83,14 @@ def cut_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDAr
     if backbone.selector == "threshold":
         value = float(torch.logit(torch.tensor(backbone.threshold)))
         return np.full((score.shape[0], 1), value, dtype=np.float32)
-    # Rounded as `SpaBlock` does: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
-    count = max(1, int(np.ceil(round(backbone.keep_ratio * score.shape[1], 6))))
-    return np.sort(score, axis=1)[:, score.shape[1] - count, None]
+    return np.sort(score, axis=1)[:, score.shape[1] - backbone.best_count(score.shape[1]), None]
 
 
 def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.bool_]:
     """Tokens that a block's scores select, B x N bool; under static packing no more than there is room for."""
     cut = cut_of(score, backbone)
     if backbone.selector == "topk":
-        return score >= cut
+        return best_tokens(torch.from_numpy(score), backbone.best_count(score.shape[1])).numpy()
     kept: npt.NDArray[np.bool_] = score > cut
     if backbone.packing == "static":
         best = np.argsort(-score, axis=1, kind="stable")[:, : backbone.static_slots(score.shape[1])]

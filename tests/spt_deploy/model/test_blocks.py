@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spt_deploy.config import BackboneConfig, Packing
-from spt_deploy.model.blocks import DropPath, SpaBlock, SwinBlock
+from spt_deploy.model.blocks import DropPath, SpaBlock, SwinBlock, best_tokens
 from tests.spt_deploy.model.models import randomise
 from tests.tolerances import BLOCK, assert_close
 
@@ -148,6 +148,13 @@ def test_topk_keeps_exactly_the_best_ceil_of_ratio_times_n(keep_ratio: float, ti
     for scores, mask in zip(logits, kept, strict=True):
         if not mask.all():
             assert scores[mask].min() >= scores[~mask].max()
+
+
+def test_of_equal_scores_the_earlier_tokens_are_the_best() -> None:
+    scores = torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0, 3.0]])
+    expected = [[0, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
+    assert best_tokens(scores, 3).int().tolist() == expected
+    assert best_tokens(scores, 6).all()
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from spt_deploy.errors import InputError
 from spt_deploy.facts import METADATA_KEY
+from spt_deploy.model.blocks import SpaBlock
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from spt_deploy.parity.checks import PairReport, batch_independence, check_same_model, compare_runners
 from spt_deploy.parity.inputs import folder_cases, generated_cases
@@ -22,6 +23,7 @@ from spt_deploy.parity.selection import kept_of
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import TorchRunner
 from tests.exported import Exported, make_exported
+from tests.spt_deploy.model.models import make_model
 
 SIZE = (64, 64)
 
@@ -71,6 +73,24 @@ def test_an_exported_model_equals_its_checkpoint(variant: dict[str, object], tmp
     assert report.agreement == 1.0
     if "name" not in variant:
         assert any(0 < block.select_ratio < 1 for block in report.blocks)  # or the cases would prove little
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_ranking_of_equal_scores_is_the_same_in_every_runtime(runtime: str, tmp_path: Path) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="an extra")
+    model = make_model(selector="topk", keep_ratio=0.3)
+    for block in model.backbone.modules():
+        if isinstance(block, SpaBlock):
+            torch.nn.init.zeros_(block.gate.weight)
+    torch.nn.init.zeros_(model.backbone.gate.weight)
+    made = make_exported(tmp_path, SIZE, model=model)
+    with TorchRunner(made.checkpoint, "cpu") as ours, open_runner(made.onnx, runtime, "cpu") as theirs:
+        report = compare_runners(ours, theirs, generated_cases(SIZE))
+        kept = [runner.infer(np.zeros((2, 3, *SIZE), np.float32))["selection"] for runner in (ours, theirs)]
+    assert report.passed, [(c.name, c.verdict) for c in report.cases if not c.passed]
+    assert not any(block.flips for block in report.blocks)
+    np.testing.assert_array_equal(*kept)
 
 
 def test_a_wrong_weight_is_found(made: Exported, tmp_path: Path) -> None:
