@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-wait",
-    type=float,
+    type=click.FloatRange(min=0),
     default=50.0,
     show_default=True,
     metavar="MS",

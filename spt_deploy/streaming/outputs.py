@@ -106,14 +106,18 @@ class Outputs:
         self._resumes = bool(earlier.lines)
         drawing = DrawnOnce(wanted.overlay)
         writers: list[FrameWriter] = []
-        if wanted.video:
-            writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes))
-        if wanted.crops:
-            writers.append(Crops(folder, runner.facts.model))
-        if wanted.show:
-            writers.append(Window(drawing, runner.facts, stop))
-        self.frames = _Together(writers) if writers else None
+        self.frames = _Together(writers) if wanted.video or wanted.crops or wanted.show else None
         self._kept = False
+        try:
+            if wanted.video:
+                writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes))
+            if wanted.crops:
+                writers.append(Crops(folder, runner.facts.model))
+            if wanted.show:
+                writers.append(Window(drawing, runner.facts, stop))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Outputs:
         return self

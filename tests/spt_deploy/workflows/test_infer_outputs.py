@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.images import read_image
+from spt_deploy.streaming import outputs
 from spt_deploy.streaming.pipeline import Progress
+from spt_deploy.workflows import infer as workflow
 from spt_deploy.workflows.infer import infer
 from tests.exported import make_exported
 from tests.spt_deploy.streaming.support import (
@@ -34,6 +36,18 @@ def test_crops_are_written_without_a_video_one_a_detection(inside: Path) -> None
     assert names == {"predictions.jsonl", "crops", "summary.json"}
     expected = [f"crops/{name}/v-{frame:06}-1.jpg" for name in ("green", "red") for frame in range(len(UNEVEN))]
     assert files_in(inside / "out") == [*expected, "predictions.jsonl", "summary.json"]
+
+
+def test_a_window_that_cannot_open_leaves_nothing_behind(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise RuntimeMissingError("no window can be opened")
+
+    write_video(inside / "v.mp4", [0, 40])
+    monkeypatch.setattr(workflow, "check_display", lambda: None)
+    monkeypatch.setattr(outputs, "Window", refuse)
+    with pytest.raises(RuntimeMissingError, match="no window can be opened"):
+        infer(["v.mp4"], ColourRunner(), out="out", show=True)
+    assert [path.name for path in inside.iterdir()] == ["v.mp4"]
 
 
 @pytest.mark.parametrize(
