@@ -3,13 +3,15 @@
     python tools/bench_pipeline.py MODEL.onnx VIDEO [--video-out] [--frames N] [--times N] [--rounds N]
 
 The bound is the smaller of the slowest stage alone and cores / (CPU seconds that all stages together need for a frame):
-on a CPU the stages share the cores. The model counts as it is best, one batch on all cores or several at a time. Stages
-alone, pipeline and loop take turns in every round; medians are printed.
+on a CPU the stages share the cores. These seconds are of a stage that runs on every core at once: a core beside busy
+ones is slower than beside idle ones. The model counts as it is best, one batch on all cores or several at a time.
+Stages alone, pipeline and loop take turns in every round; medians are printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -44,6 +46,15 @@ def timed(work: Callable[[], int]) -> Cost:
     wall, cpu = time.perf_counter(), time.process_time()
     frames = work()
     return Cost((time.perf_counter() - wall) / frames, (time.process_time() - cpu) / frames)
+
+
+def timed_alone_and_busy(work: Callable[[], int]) -> Cost:
+    """The clock of ``work`` alone, and its processor time with every core at such work."""
+    cores = os.cpu_count() or 1
+    alone = timed(work)
+    with ThreadPoolExecutor(cores) as pool:
+        busy = timed(lambda: sum(pool.map(lambda _: work(), range(cores))))
+    return Cost(alone.wall, busy.cpu)
 
 
 def by_hand(runner: Runner, video: Path, frames: int) -> int:
@@ -89,21 +100,17 @@ def main() -> None:
         sharing.infer(batch)  # the first run is slower
         arrays = runner.infer(batch)
         answers = Postprocessing().apply(arrays, runner.facts, sizes)
-        turn = 0
+        turns = itertools.count()
 
         def draw() -> int:
-            nonlocal turn
-            turn += 1
-            annotations = Annotations(Path(folder) / str(turn), [source], Overlay(), runner.facts)
+            annotations = Annotations(Path(folder) / str(next(turns)), [source], Overlay(), runner.facts)
             for index, frame in enumerate(some):
                 annotations.write(source, frame, answers[index % len(answers)])
             annotations.keep()
             return len(some)
 
         def write() -> int:
-            nonlocal turn
-            turn += 1
-            log = PredictionLog(Path(folder) / str(turn))
+            log = PredictionLog(Path(folder) / str(next(turns)))
             for start in range(0, len(some), given.batch):
                 part = some[start : start + given.batch]
                 found = Postprocessing().apply(arrays, runner.facts, sizes)
@@ -113,9 +120,7 @@ def main() -> None:
             return len(some)
 
         def end_to_end() -> int:
-            nonlocal turn
-            turn += 1
-            out = Path(folder) / f"infer-{turn}"
+            out = Path(folder) / f"infer-{next(turns)}"
             with open_runner(given.model, given.runtime, "cpu", throughput=True) as fresh:
                 fresh.infer(batch)
                 start, cpu = time.perf_counter(), time.process_time()
@@ -134,6 +139,12 @@ def main() -> None:
         def decode() -> int:
             return sum(isinstance(item, Frame) for item in source.frames(sampling))
 
+        def prepare() -> int:
+            place = taken.empty(1)[0]
+            for frame in some:
+                taken.prepare(frame.image, out=place)
+            return len(some)
+
         def model(opened: Runner) -> int:
             for _ in range(max(1, 64 // given.batch)):
                 opened.infer(batch)
@@ -149,13 +160,13 @@ def main() -> None:
 
         whole: list[Cost] = []
         stages: dict[str, Callable[[], Cost]] = {
-            "decode": lambda: timed(decode),
-            "preprocess": lambda: timed(lambda: len([taken.prepare(frame.image, out=batch[0]) for frame in some])),
+            "decode": lambda: timed_alone_and_busy(decode),
+            "preprocess": lambda: timed_alone_and_busy(prepare),
             "model": best_model,
-            "postprocess and write": lambda: timed(write),
+            "postprocess and write": lambda: timed_alone_and_busy(write),
         }
         if given.video_out:
-            stages["draw and encode"] = lambda: timed(draw)
+            stages["draw and encode"] = lambda: timed_alone_and_busy(draw)
         for _ in range(given.rounds):
             for name, measure in stages.items():
                 costs.setdefault(name, []).append(measure())
