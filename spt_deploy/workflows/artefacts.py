@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from spt_deploy.engine.library import has_gpu
-from spt_deploy.errors import InputError
+from spt_deploy.errors import InputError, UsageError
 
 Kind = Literal["engine", "onnx", "checkpoint"]
 KINDS: tuple[Kind, ...] = ("engine", "onnx", "checkpoint")  # best first
@@ -46,6 +46,20 @@ class Found(NamedTuple):
 def runnable_kinds() -> tuple[Kind, ...]:
     """The kinds that can run on this machine: an engine needs a GPU."""
     return KINDS if has_gpu() else KINDS[1:]
+
+
+def check_name(path: Path, kind: Kind) -> None:
+    """Whether a file that is to be written would be known for what it is, and take no other kind's place.
+
+    Raises:
+        UsageError: when its suffix is not of that kind.
+    """
+    about = _ABOUT[kind]
+    if path.suffix not in about.suffixes:
+        raise UsageError(
+            f"output is {path}; expected a name that ends in {' or '.join(about.suffixes)}, by which every command "
+            f"knows {about.article} {about.name}"
+        )
 
 
 def find_artefact(given: Path | None, kinds: Sequence[Kind] = KINDS) -> Found:

@@ -20,7 +20,7 @@ from spt_deploy.errors import OutputError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.runtimes.onnx_file import facts_of, inlined, load_onnx
-from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.artefacts import check_name, find_artefact
 from spt_deploy.workflows.engine_target import Target, choose_target
 from spt_deploy.workflows.mixed_precision import PrecisionReport, write_mixed
 from spt_export.precision import Precision, heavy_nodes
@@ -109,6 +109,8 @@ def build_engine(
         raise UsageError(f"workspace is {workspace_gib} GiB; expected a positive number")
     if precision is None and (keep_fp32 or data or labels):
         raise UsageError("keep-fp32, data and labels are about a precision; give --fp16 or --bf16 with them")
+    if output is not None:
+        check_name(output, "engine")
     source, why = find_artefact(model, ("onnx",))
     if why:
         status(why)

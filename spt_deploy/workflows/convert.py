@@ -17,6 +17,7 @@ from spt_deploy.model.network import SptModel
 from spt_deploy.model.swin_keys import NamedWeights
 from spt_deploy.model.swin_weights import FitReport, class_count, fit_swin_weights, looks_like, read_swin_weights
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.workflows.artefacts import check_name
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def convert(
 
     Raises:
         ArtefactError: when the file is no Swin, or one of another size than ``model``.
-        UsageError: when neither a classifier nor names tell the classes, or ``output`` would replace ``weights``.
+        UsageError: when neither a classifier nor names tell the classes, ``output`` is no checkpoint's name, or it
+            would replace ``weights``.
         OutputError: when the checkpoint cannot be written.
     """
     named = read_swin_weights(weights)
@@ -82,6 +84,7 @@ def convert(
     path = output or Path(f"{weights.stem}-{name}.pt")
     if path.exists() and path.samefile(weights):
         raise UsageError(f"the checkpoint {path} would replace the weights it is made from; name another with -o")
+    check_name(path, "checkpoint")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = SptModel(config)

@@ -22,7 +22,7 @@ from spt_deploy.parity.inputs import Case, generated_cases
 from spt_deploy.parity.tolerances import MAX_DROP
 from spt_deploy.runtimes.onnx_file import load_onnx
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
-from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.artefacts import check_name, find_artefact
 from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
 from spt_deploy.workflows.quantize import QuantizeData, QuantizeReport, check_max_drop, write_int8
 from spt_export.exporter import SelectionOutputs, to_onnx
@@ -135,6 +135,8 @@ def export(
         raise UsageError("labels and max-drop are about the accuracy of int8; add --int8, or leave them out")
     if max_drop is not None:
         check_max_drop(max_drop)
+    if output is not None:
+        check_name(output, "onnx")
     source, why = find_artefact(checkpoint, ("checkpoint",))
     if why:
         status(why)

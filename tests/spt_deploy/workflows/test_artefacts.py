@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spt_deploy.errors import InputError
-from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.errors import InputError, UsageError
+from spt_deploy.workflows.artefacts import check_name, find_artefact
+from spt_deploy.workflows.build_engine import build_engine
+from spt_deploy.workflows.export import export
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +113,14 @@ def test_nothing_found_says_what_was_looked_for_and_what_makes_one() -> None:
 def test_a_file_that_does_not_exist_is_named() -> None:
     with pytest.raises(InputError, match=r"no file missing\.onnx"):
         find_artefact(Path("missing.onnx"))
+
+
+def test_an_output_that_takes_another_kind_s_place_is_refused_and_what_was_there_stays() -> None:
+    checkpoint, exported = make("best.pt", 1), make("best.onnx", 0)
+    with pytest.raises(UsageError, match=r"output is best.pt; expected a name that ends in .onnx, .* an ONNX file"):
+        export(checkpoint, checkpoint)
+    with pytest.raises(UsageError, match=r"output is best.onnx; expected a name that ends in .engine, .* an engine"):
+        build_engine(exported, exported)
+    with pytest.raises(UsageError, match=r"ends in .pt or .safetensors, .* a checkpoint"):
+        check_name(exported, "checkpoint")
+    assert checkpoint.stat().st_size == exported.stat().st_size == 0
