@@ -13,21 +13,16 @@ from __future__ import annotations
 from typing import Any
 
 import onnx
-from onnx import FunctionProto, TensorProto
+from onnx import FunctionProto
 from onnxscript import OnnxFunction, script
-from onnxscript import values as onnxscript_values
 from onnxscript.onnx_opset import opset20 as op
 
 from spt_deploy.config import Packing
 from spt_deploy.model.operators import DOMAIN, OPSET_VERSION, PLUGIN_ATTRIBUTES
-from spt_deploy.model.reference import MASKED
+from spt_export import static_functions as static
+from spt_export.masked_bias import FLOAT, INT64, SPT, MaskedBias
 
 ONNX_OPSET = 20
-SPT = onnxscript_values.Opset(DOMAIN, OPSET_VERSION)
-FLOAT = TensorProto.FLOAT
-INT32 = TensorProto.INT32
-INT64 = TensorProto.INT64
-BOOL = TensorProto.BOOL
 
 
 @script(SPT)
@@ -91,26 +86,6 @@ def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
 
 
 @script(SPT)
-def MaskedBias(token, sees, bias_table, window, width):  # noqa: N802
-    # Relative position bias and mask in one gather: the row after the table's last is the masked one.
-    y = op.Cast(op.Div(token, width), to=INT32)
-    x = op.Cast(op.Mod(token, width), to=INT32)
-    reach = op.Cast(op.Sub(window, 1), to=INT32)
-    side = op.Add(op.Add(reach, reach), op.Cast(1, to=INT32))
-    dy = op.Sub(op.Unsqueeze(y, op.Constant(value_ints=[2])), op.Unsqueeze(y, op.Constant(value_ints=[1])))
-    dx = op.Sub(op.Unsqueeze(x, op.Constant(value_ints=[2])), op.Unsqueeze(x, op.Constant(value_ints=[1])))
-    far = op.Neg(reach)
-    row = op.Add(op.Mul(op.Add(op.Clip(dy, far, reach), reach), side), op.Add(op.Clip(dx, far, reach), reach))
-    masked_row = op.Mul(side, side)
-    index = op.Where(sees, row, masked_row)
-    masked = op.CastLike(op.Constant(value_float=MASKED), bias_table)
-    masked_values = op.Expand(masked, op.Concat(op.Constant(value_ints=[1]), op.Shape(bias_table, start=1), axis=0))
-    table = op.Transpose(op.Concat(bias_table, masked_values, axis=0), perm=[1, 0])
-    bias = op.Gather(table, index, axis=1)  # heads x K x L x L
-    return bias
-
-
-@script(SPT)
 def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
@@ -158,8 +133,6 @@ def function_protos(packing: Packing) -> list[FunctionProto]:
     operators: tuple[OnnxFunction[..., Any], ...]
     helpers: tuple[OnnxFunction[..., Any], ...]
     if packing == "static":
-        from spt_export import static_functions as static
-
         operators = (static.SelectTokens, static.PackedQKV, static.PackedAttention, static.UnpackProject)
         helpers = (MaskedBias,)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnxscript import script
 from onnxscript.onnx_opset import opset20 as op
 
-from spt_export.functions import BOOL, FLOAT, INT64, SPT, MaskedBias
+from spt_export.masked_bias import BOOL, FLOAT, INT64, SPT, MaskedBias
 
 
 @script(SPT)
