@@ -6,11 +6,12 @@ import importlib.util
 import json
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
 from spt_deploy.cli import main
+from spt_deploy.image_input import Images
+from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
 from spt_deploy.workflows.doctor import Diagnosis, RuntimeCheck, doctor
 
@@ -50,8 +51,8 @@ def test_the_command_ends_with_0_and_one_json_document() -> None:
 def test_a_runtime_that_says_something_else_is_wrong_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     run = OpenVinoRunner._run
 
-    def off(self: OpenVinoRunner, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        return {name: array + np.float32(0.01) for name, array in run(self, images).items()}
+    def off(self: OpenVinoRunner, images: Images, threshold: float | None) -> Arrays:
+        return {name: array + np.float32(0.01) for name, array in run(self, images, threshold).items()}  # type: ignore[operator]
 
     monkeypatch.setattr(OpenVinoRunner, "_run", off)
     result = CliRunner().invoke(main, ["doctor"])
