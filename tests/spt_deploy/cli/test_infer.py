@@ -87,7 +87,7 @@ def test_an_input_that_is_not_there_is_exit_code_2_and_writes_nothing(inside: Pa
         (("--save-crops",), "crops are the boxes of a detector"),
         (("--conf", "7"), "conf is 7.0; expected a number from 0 to 1"),
         (("--batch", "0"), "batch is 0; expected 1 or more"),
-        (("--max-wait", "-1"), "'--max-wait': -1 is not in the range x>=0"),
+        (("--max-wait", "-1"), "'--max-wait': -1.0 is not in the range x>=0"),
         (("--runtime", "abacus"), "abacus"),
     ],
 )
