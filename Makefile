@@ -53,8 +53,9 @@ demo: $(STAMP)
 	@echo '  $(DEMO)/infer/predictions.jsonl   the same as numbers, a line a frame'
 	@echo '  $(DEMO)/infer/summary.json        frames, time of every stage'
 
+# Two processes, each with whole files, so that what a file's tests share is made once.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .
