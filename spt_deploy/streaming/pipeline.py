@@ -176,13 +176,14 @@ class Pipeline:
 
     def _preprocess(self, turns: Turns, free: Channel[_Batch], filled: Channel[_Batch]) -> None:
         """Each frame into the next place of the batch in hand; a batch that is full, or has waited long, goes on."""
+        prepare = self._runner.facts.image_input.prepare
         batch = _next_of(free, 0)
         due: float | None = None
         while (turn := turns.take(None if due is None else max(0.0, due - time.monotonic()))) is not None:
             if isinstance(turn.item, Frame):
                 self._summary.read += 1
                 with self._clock.stage(stages.PREPROCESS):
-                    self._runner.facts.image_input.prepare(turn.item.image, out=batch.buffer[len(batch.frames)])
+                    prepare(turn.item.image, out=batch.buffer[len(batch.frames)])
                 assert turn.source is not None
                 batch.frames.append((turn.source, turn.item))
             elif isinstance(turn.item, Gap):

@@ -26,7 +26,7 @@ from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
-from spt_deploy.workflows.build_engine import build_engine
+from spt_deploy.workflows.build_engine import BuildReport, build_engine
 from spt_export.exporter import to_onnx
 from spt_export.precision import to_mixed_precision
 from tests.exported import make_exported
@@ -58,17 +58,15 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["build-engine", *map(str, arguments)])
 
 
+def built_without_gpu(model: Path, batch: str, precision: str | None) -> BuildReport:
+    return build_engine(model, runtime="tensorrt-rtx", arch="sm_89", batch=batch, precision=precision)  # type: ignore[arg-type]
+
+
 @RTX
 @pytest.mark.parametrize(("batch", "precision"), [("8", None), ("1:4:8", "fp16")])
 def test_an_engine_takes_bytes_where_the_file_does(tmp_path: Path, batch: str, precision: str | None) -> None:
     exported = make_exported(tmp_path, SIZE, packing="static", uint8_input=True, depths=(1, 1, 1, 1))
-    built = build_engine(
-        exported.onnx,
-        runtime="tensorrt-rtx",
-        arch="sm_89",
-        batch=batch,
-        precision=precision,  # type: ignore[arg-type]
-    )
+    built = built_without_gpu(exported.onnx, batch, precision)
     assert read_description(built.engine).facts.uint8_input
     if precision:
         images = onnx.load(built.files[2]).graph.input[0].type.tensor_type
@@ -79,13 +77,7 @@ def test_an_engine_takes_bytes_where_the_file_does(tmp_path: Path, batch: str, p
 @pytest.mark.parametrize(("batch", "precision"), [("8", None), ("1:4:8", "fp16")])
 def test_an_engine_takes_the_threshold_where_the_file_does(tmp_path: Path, batch: str, precision: str | None) -> None:
     exported = make_exported(tmp_path, SIZE, packing="static", runtime_threshold=True)
-    built = build_engine(
-        exported.onnx,
-        runtime="tensorrt-rtx",
-        arch="sm_89",
-        batch=batch,
-        precision=precision,  # type: ignore[arg-type]
-    )
+    built = built_without_gpu(exported.onnx, batch, precision)
     assert read_description(built.engine).facts.runtime_threshold
     if precision:
         graph = onnx.load(built.files[2]).graph
