@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("checkpoint", type=FILE, required=False)
-@click.option("-o", "--output", type=FILE, help="File to write.  [default: beside the checkpoint, as .onnx]")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx or .int8.onnx]",
+)
 @image_size_option
 @click.option(
     "--packing",
@@ -41,7 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--labels", type=FILE, help="int8: data set to measure the accuracy on.  [default: --data, where it is one]"
 )
-@click.option("--max-drop", type=float, metavar="SHARE", help="int8: what the metric may lose.  [default: 0.01]")
+@click.option(
+    "--max-drop", type=float, metavar="SHARE", help="int8: what the metric may lose on labels.  [default: 0.01]"
+)
 @click.option(
     "--threshold",
     type=float,
@@ -152,9 +159,10 @@ def _quantized(report: QuantizeReport) -> list[str]:
         )
     else:
         lines.append("accuracy was not checked: no labels")
-    lines.append(
-        f"{report.agreed.share:.1%} of the answers are those of float32 ({report.compared} images, {report.runtime})"
-    )
+    same = f"{report.agreed.share:.1%} of the answers are those of float32"
+    if not report.agreed.counted:
+        same = "no answers, so that none can be compared"
+    lines.append(f"{same} ({report.compared} images, {report.runtime})")
     if report.selection_differs is not None:
         block, most = max(report.differing.items(), key=lambda item: item[1])
         lines.append(

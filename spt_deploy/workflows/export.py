@@ -113,7 +113,7 @@ def export(
         int8: layers compute in 8-bit integers, for CPUs, see `quantize.py`; ``data`` is needed. The file has no ``spt``
             nodes.
         labels: of int8: data set to measure the accuracy on; None takes ``data`` where that is one.
-        max_drop: of int8, see ``write_int8``; None is 0.01.
+        max_drop: of int8, see ``write_int8``, where there are labels; None is 0.01.
         status: hears what is being done.
 
     Raises:
@@ -152,6 +152,12 @@ def export(
         capacity = need.capacity if need else None
     loaded = deployed_checkpoint(source, packing, image_size, threshold, capacity)
     images = QuantizeData.read(data, labels, loaded.facts) if int8 and data is not None else None
+    if images is not None and images.labelled is None and max_drop is not None:
+        why = f" ({images.why_unlabelled})" if images.why_unlabelled else ""
+        raise UsageError(
+            f"max-drop is {max_drop:g} of a metric, and {data} has no labels to take one on{why}; name a data set with "
+            "--labels, or leave max-drop out"
+        )
     facts = replace(
         loaded.facts,
         checkpoint_sha256=sha256_of(source),

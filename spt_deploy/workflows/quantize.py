@@ -108,6 +108,7 @@ class QuantizeData:
         to_compare: files that the answers are compared on, likewise.
         labelled: data set on whose validation images the task's metric is taken; None where there are no labels.
         labels: its folder, or else ``folder``.
+        why_unlabelled: why the data set that ``folder`` is gives no labels; empty where they are there, or it is none.
     """
 
     folder: Path
@@ -115,6 +116,7 @@ class QuantizeData:
     to_compare: tuple[Path, ...]
     labelled: DataSet | None
     labels: Path
+    why_unlabelled: str = ""
 
     @classmethod
     def read(cls, data: Path, labels: Path | None, facts: ModelFacts) -> QuantizeData:
@@ -135,10 +137,13 @@ class QuantizeData:
 
         if not data.is_dir():
             raise InputError(f"there is no folder {data}; give a folder of images with --data")
-        try:
-            found = read_labelled(data, None, facts.model)
-        except (InputError, UsageError):  # images without labels, then
-            found = None
+        found, why = None, ""
+        if _is_data_set(data):
+            try:
+                found = read_labelled(data, None, facts.model)
+                why = "" if found.val else f"{data} has no validation images"
+            except (InputError, UsageError) as error:  # of other classes, or damaged
+                why = str(error)
         labelled = found if found is not None and found.val else None
         if labels is not None:
             labelled = read_labelled(labels, None, facts.model)
@@ -149,7 +154,8 @@ class QuantizeData:
         else:
             files = _spread(find_images(data), 2 * IMAGES)
             for_scales, to_compare = files[::2], files[1::2] or files
-        return cls(data, tuple(for_scales), tuple(to_compare), labelled, labels or data)
+        why = why if labelled is None else ""
+        return cls(data, tuple(for_scales), tuple(to_compare), labelled, labels or data, why)
 
 
 def write_int8(
@@ -185,6 +191,8 @@ def write_int8(
     check_max_drop(max_drop)
     model = inlined(load_onnx(source))
     facts = facts_of(model, str(source))
+    if data.why_unlabelled:
+        status(f"the labels of {data.folder} cannot be used: {data.why_unlabelled}")
     status(f"taking the scales from {min(len(data.for_scales), IMAGES)} images of {data.folder}")
     threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
     quantized = to_int8(model, _batches(data.for_scales, facts), threshold=threshold)
@@ -236,6 +244,19 @@ def _runner(path: Path) -> Runner:
     from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(path, "cpu")
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder of images is of a known format, or looks like several."""
+    from spt_deploy.training.formats import find_format
+
+    try:
+        find_format(folder)
+    except InputError:
+        return False
+    except UsageError:
+        return True
+    return True
 
 
 def _spread(files: list[Path], count: int) -> list[Path]:

@@ -20,6 +20,7 @@ from spt_deploy.training.loader import Loader
 from spt_deploy.training.tasks import make_task
 
 TOLERANCE = 0.002  # of a metric in [0, 1]: a few near ties in ten thousand, not a degraded model
+_ROUNDING = 1e-9  # 0.89 - 0.90 is a little more than a hundredth in floating point, and a hundredth is meant
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class MetricReport:
     def passed(self) -> bool:
         """Whether the chief metric is the reference's, to ``TOLERANCE``, or no more below it than ``max_drop``."""
         if self.max_drop is not None:
-            return self.difference >= -self.max_drop
-        return abs(self.difference) <= TOLERANCE
+            return self.difference >= -self.max_drop - _ROUNDING
+        return abs(self.difference) <= TOLERANCE + _ROUNDING
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from spt_deploy.cli import main
+from spt_deploy.cli.export import _quantized
 from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.images import find_images, read_image
@@ -24,7 +26,9 @@ from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
 from spt_deploy.workflows import quantize
 from spt_deploy.workflows.artefacts import find_artefact
 from spt_deploy.workflows.build_engine import build_engine
+from spt_deploy.workflows.export import export
 from spt_deploy.workflows.quantize import QuantizeData, QuantizeReport, write_int8
+from spt_deploy.workflows.task_metric import MetricReport
 from spt_deploy.workflows.validate import validate
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import randomise
@@ -198,8 +202,7 @@ def test_validate_holds_it_to_its_metric_and_not_to_every_element(
     report = validate([sound.checkpoint, written], runtimes=["openvino"], labels=labelled)
     assert [case.passed for case in report.pairs[0].cases] == [True] * len(report.pairs[0].cases)
     assert any("8 bits" in case.verdict for case in report.pairs[0].cases)
-    assert report.metrics[1].max_drop == 0.01
-    assert report.metrics[1].passed == (report.metrics[1].difference >= -0.01)
+    assert [metric.max_drop for metric in report.metrics] == [None, 0.01]
     with pytest.raises(UsageError, match="is an int8 file, whose selection cannot be forced"):
         validate([written, sound.onnx], runtimes=["openvino"])
 
@@ -222,6 +225,38 @@ def test_no_engine_is_built_of_it(written: Path) -> None:
 def test_an_option_that_cannot_be_meant_is_refused(sound: Exported, options: list[str], match: str) -> None:
     result = CliRunner().invoke(main, ["export", str(sound.checkpoint), *options])
     assert (result.exit_code, match in result.stderr) == (2, True), result.stderr
+
+
+def test_labels_that_cannot_be_used_are_named_with_the_reason(
+    sound: Exported, photos: Path, labelled: Path, tmp_path: Path
+) -> None:
+    facts = read_facts(sound.onnx)
+    assert QuantizeData.read(photos, None, facts).why_unlabelled == ""  # there are none
+    assert QuantizeData.read(labelled, None, facts).why_unlabelled == ""
+    data = tmp_path / "data"
+    shutil.copytree(labelled, data)
+    for split in ("train", "val"):
+        (data / split / "left").rename(data / split / "up")
+    assert "has the classes right, up" in QuantizeData.read(data, None, facts).why_unlabelled
+    assert QuantizeData.read(data, labelled, facts).why_unlabelled == ""  # others are there
+    heard: list[str] = []
+    assert quantise(sound, tmp_path / "a.onnx", data, status=heard.append).metrics == ()
+    assert heard[0].startswith(f"the labels of {data} cannot be used: {data} has the classes right, up")
+    shutil.rmtree(data / "val")
+    assert "val" in QuantizeData.read(data, None, facts).why_unlabelled
+
+
+def test_a_drop_of_a_metric_that_nothing_is_known_of_is_refused(sound: Exported, photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"max-drop is 0\.1 of a metric, and .* has no labels .* with --labels"):
+        export(sound.checkpoint, int8=True, data=photos, max_drop=0.1)
+
+
+def test_where_nothing_is_found_no_answer_is_said_to_differ() -> None:
+    found = {"top1": 0.0}
+    metrics = tuple(MetricReport(name, 4, "top1", found, 0.0, drop) for name, drop in (("a", None), ("b", 0.01)))
+    report = QuantizeReport("openvino", 4, 50, {}, metrics, 0.01, 4, quantize.Agreement(), {})
+    assert report.passed
+    assert _quantized(report)[-1] == "no answers, so that none can be compared (4 images, openvino)"
 
 
 def test_data_that_is_not_there_is_named(sound: Exported, photos: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_deploy.training.formats import read_data
-from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
+from spt_deploy.workflows.task_metric import MetricReport, compare_metrics, read_labelled
 from spt_deploy.workflows.train import train
 from spt_deploy.workflows.validate import validate
 from spt_export.exporter import to_onnx
@@ -66,6 +66,24 @@ def test_a_model_that_knows_less_does_not_pass(folder: Path, tmp_path: Path) -> 
     assert known.passed
     assert unknown.difference < -0.1
     assert not unknown.passed
+
+
+@pytest.mark.parametrize(
+    ("lost", "of", "max_drop", "passes"),
+    [
+        (1, 100, 0.01, True),
+        (10, 1000, 0.01, True),
+        (11, 1000, 0.01, False),
+        (2, 1000, None, True),
+        (3, 1000, None, False),
+    ],
+)
+def test_a_metric_may_lose_just_as_much_as_is_said(lost: int, of: int, max_drop: float | None, passes: bool) -> None:
+    """Whatever it was before: differences of the same two counts round to either side of the limit."""
+    for right in range(lost, of + 1):
+        difference = (right - lost) / of - right / of
+        assert MetricReport("it", of, "top1", {}, difference, max_drop).passed is passes, right
+    assert not MetricReport("it", of, "top1", {}, float("nan"), max_drop).passed
 
 
 def test_a_detector_has_the_same_average_precision_in_pytorch_and_onnx_runtime(tmp_path: Path) -> None:
