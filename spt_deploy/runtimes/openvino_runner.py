@@ -37,6 +37,12 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
+def precisions_here() -> tuple[str, ...]:
+    """The precisions that OpenVINO computes in on this processor."""
+    has_bf16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in PRECISIONS if name != "bf16" or has_bf16)
+
+
 def options_for(precision: str | None = None, lanes: int = 1, cores: int | None = None) -> dict[str, object]:
     """OpenVINO's options for a precision and a number of requests that run at the same time.
 
@@ -54,7 +60,7 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     if precision not in (None, *PRECISIONS):
         raise UsageError(f"precision is {precision!r}; openvino computes in {' or '.join(PRECISIONS)}")
     options: dict[str, object] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision or "fp32"]}
-    if precision == "bf16" and "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and precision not in precisions_here():
         raise RuntimeMissingError("this processor does not compute in bfloat16; use --precision fp32")
     if lanes > 1:
         # Other threads work beside the model then: pinned to a core, a request would wait for them.

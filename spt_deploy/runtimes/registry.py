@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from spt_deploy.engine.description import read_description
@@ -47,7 +48,7 @@ def artefact_kind(path: Path) -> str:
 def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", precision: str | None = None) -> str:
     """The runtime that opens ``path``.
 
-    ``auto`` takes the one that is fastest on this machine of those that are installed: of an engine the one that built
+    ``auto`` takes, of those that are installed, the one that was fastest as a rule: of an engine the one that built
     it; of an ONNX file ONNX Runtime where it has a GPU, else OpenVINO.
 
     Args:
@@ -58,15 +59,12 @@ def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", preci
 
     Raises:
         ArtefactError: when an engine has no description beside it.
-        UsageError: when ``wanted`` is unknown or does not take this kind of artefact.
+        UsageError: when ``wanted`` is unknown or does not take this kind of artefact, or a precision is given that it
+            does not have.
         RuntimeMissingError: when no runtime for it is installed.
     """
     kind = artefact_kind(path)
     fitting = RUNTIMES[kind]
-    if kind == "engine":
-        fitting = (read_description(path).runtime,)
-        if wanted == "auto":
-            return fitting[0]
     if wanted not in ("auto", *RUNTIME_NAMES):
         raise UsageError(f"runtime is {wanted!r}; known are auto, {', '.join(RUNTIME_NAMES)}")
     if precision is not None:
@@ -75,6 +73,10 @@ def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", preci
         if wanted not in ("auto", "openvino"):
             raise UsageError(f"{wanted} runs files in their own precision; leave out --precision, or use openvino")
         fitting = ("openvino",)
+    if kind == "engine":
+        fitting = (read_description(path).runtime,)
+        if wanted == "auto":
+            return fitting[0]
     if wanted == "auto":
         if kind == "onnx" and device != "cuda" and not _reaches_gpu():
             fitting = tuple(name for name in ("openvino", "onnxruntime") if name in fitting)
@@ -85,6 +87,20 @@ def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", preci
     if wanted not in fitting:
         raise UsageError(f"the {wanted} runtime does not take {path.name} ({kind}); use {' or '.join(fitting)}")
     return wanted
+
+
+def check_precisions(precisions: Sequence[str], runners: Sequence[Runner]) -> None:
+    """Whether any of these runners computes in the precisions that were asked for, as only openvino does.
+
+    Raises:
+        UsageError: when none does.
+    """
+    if precisions and not any(runner.runtime == "openvino" for runner in runners):
+        there = ", ".join(dict.fromkeys(runner.runtime for runner in runners))
+        raise UsageError(
+            f"precision is {','.join(precisions)}, which openvino alone can be asked for, and what is named runs in "
+            f"{there}; leave --precision out, or name an ONNX file and let openvino run it"
+        )
 
 
 def _reaches_gpu() -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spt_deploy.bench import Timing, take_turns
 from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
@@ -21,7 +22,7 @@ from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.probe import Masks, Probe, open_probe
 from spt_deploy.runtimes import Runner, open_runner
-from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, is_installed
+from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, check_precisions, is_installed
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
 from spt_deploy.workflows.bench_memory import peak_memory
@@ -105,8 +106,8 @@ def bench(
         status: hears what is being done.
 
     Raises:
-        InputError: when no artefact is named or found, the artefacts take images of different sizes, or ``data``
-            cannot be used.
+        InputError: when no artefact is named or found, the artefacts take images of different sizes, ``data`` cannot be
+            used, or an artefact does not say what it selects and no ratios are given.
         UsageError: when an argument is out of range.
         RuntimeMissingError: when no runtime that takes an artefact is installed.
     """
@@ -123,15 +124,15 @@ def bench(
         found = find_artefact(None, ("checkpoint",) if training else runnable_kinds())
         status(found.why)
         paths = [found.path]
-    if training and (data or memory or profiled):
-        raise UsageError("a step of training is timed on random images, without memory and profile")
+    if training and (data or memory or profiled or precisions):
+        raise UsageError("a step of training is timed on random images, without memory, profile and precision")
     rows: list[BenchRow] = []
     with ExitStack() as stack:
-        runners = (
-            []
-            if training
-            else [stack.enter_context(r) for p in paths for r in _runners(p, runtimes, device, precisions)]
-        )
+        runners = [] if training else [r for p in paths for r in _runners(p, runtimes, device, precisions)]
+        if not training:
+            check_precisions(precisions, runners)
+        for runner in runners:
+            stack.enter_context(runner)
         for batch in batches:
             if training:
                 from spt_deploy.workflows.bench_training import training_contenders
@@ -216,7 +217,7 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
         if not config.backbone.spa_blocks:
             found.append(Contender(label, group, run, None, gmacs(config, size, ()), runner))
         elif not ratios:
-            kept = np.mean([runner.infer(images)["select_ratio"].mean(0) for images in batches], axis=0)
+            kept = np.mean([_kept_by(runner, images) for images in batches], axis=0)
             work = gmacs(config, size, [float(share) for share in kept])
             found.append(Contender(f"{label}, its own selection", group, run, float(kept.mean()), work, runner))
         else:
@@ -233,6 +234,17 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
                 name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
                 found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))
     return _told_apart(found)
+
+
+def _kept_by(runner: Runner, images: Images) -> npt.NDArray[np.float64]:
+    """Share of tokens that each SPA block keeps of a batch."""
+    outputs = runner.infer(images)
+    if "select_ratio" not in outputs:
+        raise InputError(
+            f"{runner.path.name} does not say what it keeps, as it was exported with --selection none; force shares "
+            "with --ratio, or export it without --selection none"
+        )
+    return np.asarray(outputs["select_ratio"].mean(0), dtype=np.float64)
 
 
 def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:

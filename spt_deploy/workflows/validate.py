@@ -26,7 +26,7 @@ from spt_deploy.parity.checks import (
 from spt_deploy.parity.inputs import folder_cases, generated_cases
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
-from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind
+from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, check_precisions
 from spt_deploy.runtimes.torch_runner import TorchRunner
 from spt_deploy.workflows.artefacts import find_artefact
 
@@ -84,7 +84,7 @@ def validate(
     threshold: float | None = None,
     status: Callable[[str], None] = lambda text: None,
 ) -> ValidateReport:
-    """Compare artefacts and runtimes; the first artefact, in its best runtime, is the reference.
+    """Compare artefacts and runtimes; the first artefact is the reference, in the first runtime that takes it.
 
     Args:
         artefacts: checkpoints, ONNX files and engines of one model; none takes the newest checkpoint and its ONNX file.
@@ -103,14 +103,18 @@ def validate(
     Raises:
         InputError: when the artefacts are not of one model, one takes no threshold, or ``data`` cannot be used.
         ArtefactError: when an artefact cannot be used.
-        UsageError: when there is only one artefact in one runtime: nothing to compare.
+        UsageError: when there is only one artefact in one runtime: nothing to compare; or a precision that none of them
+            can be asked for.
     """
     notes: list[str] = []
     paths = list(artefacts) or _found(notes)
     for note in notes:
         status(note)
     with ExitStack() as stack:
-        runners = [stack.enter_context(r) for r in _runners(paths, runtimes, device, precisions, threshold, notes)]
+        runners = _runners(paths, runtimes, device, precisions, threshold, notes)
+        check_precisions(precisions, runners)
+        for runner in runners:
+            stack.enter_context(runner)
         if len(runners) < 2:
             raise UsageError(
                 f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; "

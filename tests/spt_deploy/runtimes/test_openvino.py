@@ -16,6 +16,8 @@ from spt_deploy.parity.checks import compare_runners
 from spt_deploy.parity.inputs import generated_cases
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.compiled_cache import MOST_FILES, compiled_path, keep_compiled, read_compiled
+from spt_deploy.workflows.bench import bench
+from spt_deploy.workflows.validate import validate
 from tests.exported import Exported, make_exported
 
 pytest.importorskip("openvino", reason="an extra")
@@ -143,6 +145,7 @@ def test_a_processor_without_bfloat16_is_told(made: Exported, monkeypatch: pytes
             return ["FP32", "INT8"]
 
     monkeypatch.setattr(openvino_runner, "openvino_core", Old)
+    assert openvino_runner.precisions_here() == ("fp32",)
     with pytest.raises(RuntimeMissingError, match="does not compute in bfloat16"):
         open_runner(made.onnx, precision="bf16")
 
@@ -152,5 +155,15 @@ def test_precisions_that_there_are_not(made: Exported) -> None:
         open_runner(made.onnx, "openvino", precision="int4")
     with pytest.raises(UsageError, match=r"onnxruntime runs files in their own precision; .* or use openvino"):
         open_runner(made.onnx, "onnxruntime", precision="bf16")
-    with pytest.raises(UsageError, match=r"model\.pt runs in its own precision; leave out --precision"):
-        open_runner(made.checkpoint, precision="bf16")
+    for path in (made.checkpoint, made.onnx.with_suffix(".engine")):
+        with pytest.raises(UsageError, match=rf"{path.name} runs in its own precision; leave out --precision"):
+            open_runner(path, precision="bf16")
+
+
+def test_a_precision_that_nobody_can_be_asked_for_is_refused(made: Exported) -> None:
+    with pytest.raises(UsageError, match=r"precision is int4, .* runs in torch, onnxruntime; leave --precision out"):
+        validate([made.checkpoint, made.onnx], runtimes=["onnxruntime"], precisions=["int4"])
+    with pytest.raises(UsageError, match=r"precision is bf16, .* runs in torch; leave --precision out"):
+        bench([made.checkpoint], precisions=["bf16"])
+    with pytest.raises(UsageError, match="without memory, profile and precision"):
+        bench([made.checkpoint], precisions=["bf16"], ratios=[0.5], training=True)

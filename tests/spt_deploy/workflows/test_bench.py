@@ -71,6 +71,14 @@ def test_a_file_that_takes_bytes_stands_beside_one_that_takes_numbers(
     assert sum(casts[1]) == sum(casts[0]) + 1
 
 
+def test_a_file_that_does_not_say_what_it_keeps_is_timed_at_forced_shares_only(tmp_path: Path) -> None:
+    silent = make_exported(tmp_path, (64, 64), selection="none").onnx
+    with pytest.raises(InputError, match=r"model\.onnx does not say what it keeps, .* force shares with --ratio, or"):
+        bench([silent], runtimes=["onnxruntime"], batches=[1], rounds=2)
+    (row,) = bench([silent], runtimes=["onnxruntime"], batches=[1], ratios=[0.5], rounds=2).rows
+    assert row.select_ratio == pytest.approx(0.5, abs=0.1)
+
+
 def test_the_command_prints_one_json_document(made: Exported) -> None:
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "1", "--rounds", "2", "--json"])
     assert result.exit_code == 0, result.stderr
