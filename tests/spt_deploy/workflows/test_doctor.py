@@ -61,6 +61,18 @@ def test_a_runtime_that_says_something_else_is_wrong_and_the_exit_code_says_so(m
     assert "differs from PyTorch" in result.stdout
 
 
+def test_a_number_that_is_none_is_wrong_whichever_output_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OpenVinoRunner._run
+
+    def off(self: OpenVinoRunner, images: Images, threshold: float | None) -> Arrays:
+        outputs = run(self, images, threshold)
+        last = list(outputs)[-1]
+        return outputs | {last: np.full_like(outputs[last], np.nan)}
+
+    monkeypatch.setattr(OpenVinoRunner, "_run", off)
+    assert verdicts(doctor())["openvino", "cpu"] == "wrong"
+
+
 def test_a_runtime_that_cannot_be_imported_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
