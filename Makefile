@@ -12,6 +12,9 @@ BENCH  := build/bench# not under runs/: a model with random weights must not be 
 VTEST  := usr/share/doc/opencv-doc/examples/data/vtest.avi
 VIDEO  := $(firstword $(wildcard $(SPT_VTEST) .cache/opencv-doc/$(VTEST) /$(VTEST)) $(BENCH)/data/demo.mp4)
 
+# What OpenVINO computes in on this processor: fp32, and bf16 where it has that. Asked when a recipe is about to run.
+PRECISIONS = $(shell $(BIN)/python -c 'from spt_deploy.runtimes.openvino_runner import precisions_here; print(*precisions_here(), sep=",")')
+
 .PHONY: help setup demo test check bench bench-page endurance gpu-check clean
 .DEFAULT_GOAL := help
 
@@ -67,7 +70,7 @@ bench: $(STAMP)
 	$(BIN)/python tools/random_checkpoints.py $(BENCH) swin_t spt_t
 	$(BIN)/spt-deploy export $(BENCH)/swin_t.pt
 	$(BIN)/spt-deploy export $(BENCH)/spt_t.pt
-	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1 --precision fp32,bf16
+	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx --ratio 1,0.5,0.25,0.1 --precision "$(PRECISIONS)"
 	$(BIN)/python tools/bench_hugging_face.py $(BENCH)/swin_t.onnx
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/spt_t.pt --training --batch 8 --ratio 1,0.25 --rounds 10
 	$(BIN)/python tools/bench_build.py $(BENCH)/spt_t.onnx
@@ -89,11 +92,11 @@ bench-page: $(STAMP)
 		$(BIN)/spt-deploy export $(BENCH)/$$model.pt || exit 1; done
 	$(BIN)/python tools/int8_unchecked.py $(BENCH)/spt_t_keep_25.onnx $(BENCH)/spt_t_keep_25.int8.onnx
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t.onnx \
-		--ratio 1,0.5,0.25,0.1 --precision fp32,bf16 --json > $(BENCH)/224x224.json
+		--ratio 1,0.5,0.25,0.1 --precision "$(PRECISIONS)" --json > $(BENCH)/224x224.json
 	$(BIN)/spt-deploy bench $(BENCH)/swin_t.pt $(BENCH)/swin_t.onnx $(BENCH)/spt_t_keep_25.onnx \
-		$(BENCH)/spt_t_keep_25.int8.onnx --precision fp32,bf16 --json > "$(BENCH)/224x224, the best quarter.json"
+		$(BENCH)/spt_t_keep_25.int8.onnx --precision "$(PRECISIONS)" --json > "$(BENCH)/224x224, the best quarter.json"
 	$(BIN)/spt-deploy bench $(BENCH)/large/swin_t.onnx $(BENCH)/large/spt_t.onnx \
-		--ratio 1,0.25 --precision fp32,bf16 --batch 1 --rounds 7 --json > $(BENCH)/800x1280.json
+		--ratio 1,0.25 --precision "$(PRECISIONS)" --batch 1 --rounds 7 --json > $(BENCH)/800x1280.json
 	$(BIN)/python tools/benchmarks_page.py docs/benchmarks.md $(BENCH)/224x224.json \
 		"$(BENCH)/224x224, the best quarter.json" $(BENCH)/800x1280.json
 

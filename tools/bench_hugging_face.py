@@ -23,7 +23,7 @@ from transformers import SwinConfig, SwinForImageClassification
 
 from spt_deploy.bench import take_turns
 from spt_deploy.runtimes.onnxruntime_runner import open_session
-from spt_deploy.runtimes.openvino_runner import compile_model, options_for
+from spt_deploy.runtimes.openvino_runner import compile_model, options_for, precisions_here
 
 
 class Logits(torch.nn.Module):
@@ -71,7 +71,7 @@ def main() -> None:
         sessions = {name: open_session(path, "cpu") for name, path in files.items()}
         requests = {}
         for name, path in files.items():
-            for precision in ("fp32", "bf16"):
+            for precision in precisions_here():
                 compiled = compile_model(onnx.load(path), name, options_for(precision))
                 requests[name, precision] = compiled.create_infer_request()
     for batch in map(int, given.batch.split(",")):

@@ -26,9 +26,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
     model = inlined(load_onnx(given.model))
-    shape = facts_of(model, given.model.name).image_input.shape
-    images = np.random.default_rng(0).standard_normal((IMAGES, *shape), dtype=np.float32)
-    onnx.save(to_int8(model, [images]).model, given.out)
+    facts = facts_of(model, given.model.name)
+    noise = np.random.default_rng(0).standard_normal((IMAGES, 3, *facts.preprocessing.size), dtype=np.float32)
+    threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
+    onnx.save(to_int8(model, [facts.image_input.of(noise)], threshold=threshold).model, given.out)
 
 
 if __name__ == "__main__":
