@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_ECHO = 0.5  # seconds; GNU timeout sends its signal to the process and then to its whole group
 
 
 class StopRequest:
@@ -30,14 +33,19 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM inside the block into a request; a second one raises KeyboardInterrupt.
 
-    Outside the main thread, where Python allows no handlers, the request is simply never made.
+    One that follows within half a second is the first again: ``timeout`` sends its signal twice. Outside the main
+    thread, where Python allows no handlers, the request is simply never made.
     """
     request = StopRequest()
+    first: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.made:
+        nonlocal first
+        now = time.monotonic()
+        if not request.made:
+            first, request.signal_number = now, number
+        elif first is None or now - first > _ECHO:
             raise KeyboardInterrupt
-        request.signal_number = number
 
     if threading.current_thread() is not threading.main_thread():
         yield request
