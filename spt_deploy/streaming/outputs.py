@@ -126,19 +126,20 @@ class Outputs:
         """Close everything, give it its names, make the other formats, and say what there is.
 
         Raises:
-            OutputError: when one cannot be written; the others are kept.
+            OutputError: when one cannot be written; what has its name by then keeps it.
         """
         files = self.frames.keep() if self.frames else []
         predictions = self.log.keep()
         self._kept = True
         return [*predictions, *write_formats(self._folder, self._formats, self._model), *files]
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
         if self._kept:
             return
         if self.frames:
             self.frames.drop()
-        if self._resumes:  # an earlier run's lines are not this one's to lose
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt) and not self.log.is_empty
+        if self._resumes or interrupted:  # lines of an earlier run, or of hours, are not to be lost
             self.log.rescue()
             return
         self.log.drop()

@@ -133,6 +133,11 @@ class PredictionLog:
         self._file.flush()
         self._whole += len(data)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no whole line yet."""
+        return not self._whole
+
     def keep(self) -> list[Path]:
         """Close the file, give it its name, and say which that is."""
         try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from spt_deploy.errors import UsageError
 from spt_deploy.images import read_image
+from spt_deploy.runtimes.base import Arrays
 from spt_deploy.workflows.infer import infer
 from tests.spt_deploy.streaming.support import (
     ColourRunner,
@@ -66,6 +70,31 @@ print(report.summary.inferred, report.go_on)
     assert len(read_times(inside / "out/annotated.mp4")) == count  # what was whole stays
     assert len(read_times(inside / "out/annotated-2.mp4")) == 20
     assert not (inside / "out/.infer.json").exists()
+
+
+class InterruptedRunner(ColourRunner):
+    """A second Ctrl-C comes once lines have been written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        if self.batches:
+            assert self.written.wait(30)
+            raise KeyboardInterrupt
+        return super()._run(images, threshold)
+
+
+def test_a_second_ctrl_c_keeps_the_lines_that_are_whole_and_can_be_resumed(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    runner = InterruptedRunner()
+    with pytest.raises(KeyboardInterrupt):
+        infer(["v.mp4"], runner, out="out", batch=2, on_progress=lambda now: runner.written.set())
+    assert files_in(inside / "out") == [".infer.json", "predictions.jsonl"]
+    assert [line["frame"] for line in lines_of(inside / "out")] == [0, 1]
+    rest = infer(["v.mp4"], ColourRunner(), out="out", resume=True)
+    assert (rest.summary.resumed, rest.summary.inferred) == (2, 8)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_every_line_once(inside: Path) -> None:
