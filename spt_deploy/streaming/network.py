@@ -174,11 +174,13 @@ class StandardInput(VideoSource):
                 for frame in frames:
                     shown = float(clock.time_of(frame))
                     begun = shown if begun is None else begun
-                    if sampling.is_past(count) or sampling.is_over(shown - begun):
+                    if sampling.is_over(shown - begun):
                         return
                     if sampling.takes(count):
                         yield Frame(self.name, count, shown, upright(frame, converter), None, self._file.waited())
                     count += 1
+                    if sampling.is_past(count):  # asked now: the next frame may never come
+                        return
         if broken or not count:
             what = f"{unreadable(broken)}; the rest was used" if count else "there is no frame in it"
             yield Failure(self.name, f"{self.name} is damaged: {what}")
@@ -197,7 +199,8 @@ class _Timed:
     """A pipe that knows how long its reader waited."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        # Unbuffered: Python aborts at its end while a thread nobody joins waits inside a BufferedReader.
+        self._file: IO[bytes] = getattr(file, "raw", file)
         self._waited = 0.0
 
     def read(self, size: int) -> bytes:

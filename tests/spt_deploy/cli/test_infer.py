@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import cv2
@@ -133,6 +134,35 @@ def test_frames_from_a_pipe(inside: Path) -> None:
     assert [(json.loads(line)["source"], json.loads(line)["frame"]) for line in lines] == [
         ("stdin", number) for number in range(11)
     ]
+
+
+_READS_A_PIPE = """
+from spt_deploy.cli import main
+from spt_deploy.workflows import infer as workflow
+from tests.spt_deploy.streaming.support import ColourRunner
+
+workflow._runner = lambda *given: (ColourRunner(), "")
+main(["infer", "-", "--raw", "64x48", "--no-video", "--out", "out"])
+"""
+
+
+def test_a_signal_ends_a_pipe_that_is_silent_and_stays_open(inside: Path) -> None:
+    """The thread that waits for the pipe cannot be woken: Python must be able to end all the same."""
+    out = inside / "out"
+    with subprocess.Popen(
+        python_command(_READS_A_PIPE), stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=inside
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(picture(0).tobytes() * 4)
+        process.stdin.flush()
+        while not any('"frame": 3' in path.read_text(encoding="utf-8") for path in out.glob(".predictions.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()  # until it has ended
+        assert process.wait() == 128 + signal.SIGINT, said
+    assert len((out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 4
 
 
 @pytest.mark.parametrize("size", ["640", "640x", "0x480", "axb"])

@@ -39,6 +39,24 @@ def test_bare_frames() -> None:
         np.testing.assert_array_equal(frame.image, image)
 
 
+class Asked(io.BytesIO):
+    """Knows whether somebody wanted more than there is, who would wait for ever at a pipe that stays open."""
+
+    in_vain = False
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        data = super().read1(size)
+        self.in_vain = self.in_vain or not data
+        return data
+
+
+def test_after_the_last_frame_that_is_taken_nobody_waits_for_another() -> None:
+    file = Asked(b"".join(picture(number).tobytes() for number in range(5)))
+    frames = list(StandardInput(file, (48, 64)).frames(Sampling(start=2, max_frames=3)))
+    assert [frame.index for frame in frames if isinstance(frame, Frame)] == [2, 3, 4]
+    assert not file.in_vain
+
+
 @pytest.mark.parametrize("kind", ["mpegts", "matroska"])
 def test_any_container_that_can_be_read_from_a_pipe(kind: str) -> None:
     data = transport_stream(20)
