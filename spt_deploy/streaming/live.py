@@ -37,7 +37,7 @@ class LiveSource(VideoSource):
     """A camera or a stream: frames as they come, a new connection where one is lost.
 
     ``Frame.time`` counts from the first frame, by this machine's clock; frames are numbered as they arrive, those that
-    are dropped among them.
+    are dropped among them. What turns out to be a recording (``live`` is false then) has its own clock and numbers.
 
     Args:
         name: as the results call it.
@@ -57,7 +57,7 @@ class LiveSource(VideoSource):
         if not reconnect >= 0:
             raise UsageError(f"reconnect is {reconnect}; expected seconds, 0 for never")
         self.rate = _FALLBACK_RATE
-        self.first_index = 0  # a run that is resumed goes on counting
+        self.first_index = 0  # a run that is resumed goes on counting; a recording begins again
         self._reconnect = reconnect
         self._stopped = threading.Event()
         self._deadline: float | None = None
@@ -87,26 +87,31 @@ class LiveSource(VideoSource):
         self._stopped.clear()
         self._deadline = None
         count, begun, lost, pause = 0, 0.0, None, _FIRST_PAUSE
+        first: float | None = None  # time of the first frame of a recording that is taken
         while True:
             reason = ""
             try:
                 for arrival in self._arrivals():
                     now = time.monotonic()
-                    if self._deadline is None and sampling.duration is not None:
+                    if self.live and self._deadline is None and sampling.duration is not None:
                         self._deadline = now + sampling.duration
                     if count == 0:
                         begun = now
                     if self._stopped.is_set() or self.is_over:
                         return
                     shown = now - begun if arrival.time is None else arrival.time
+                    number = self.first_index + count if self.live else count
                     if lost is not None:
-                        yield Gap(self.name, self.first_index + count, lost[0] - begun, now - lost[0], lost[1])
+                        yield Gap(self.name, number, lost[0] - begun, now - lost[0], lost[1])
                         lost, pause = None, _FIRST_PAUSE
                     if sampling.takes(count):
+                        first = shown if first is None else first
+                        if not self.live and sampling.is_over(shown - first):
+                            return
                         start = time.monotonic()
                         image = arrival.picture()
                         taken_at = time.time() - (time.monotonic() - start) if self.live else None
-                        yield Frame(self.name, self.first_index + count, shown, image, taken_at, arrival.waited)
+                        yield Frame(self.name, number, shown, image, taken_at, arrival.waited)
                     count += 1
                     if sampling.is_past(count):
                         return

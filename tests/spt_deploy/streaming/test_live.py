@@ -25,8 +25,9 @@ from spt_deploy.streaming.pipeline import Pipeline
 from spt_deploy.streaming.summary import DECODE, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
+from spt_deploy.workflows.infer import infer
 from tests.spt_deploy.streaming.servers import MJPEG, Send, http_server, jpegs, rtsp_server, transport_stream
-from tests.spt_deploy.streaming.support import ColourRunner, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, lines_of, picture, write_video
 
 ALL = Sampling()
 
@@ -152,6 +153,21 @@ def test_a_file_that_lies_elsewhere_is_a_recording(folder_server: str, tmp_path:
     ours, theirs = list(VideoFile(path).frames(ALL)), frames
     assert [(f.index, f.time) for f in theirs] == [(f.index, f.time) for f in ours if isinstance(f, Frame)]
     assert (source.live, gaps, failures) == (False, [], [])
+
+
+def test_the_duration_of_a_file_that_lies_elsewhere_goes_by_its_own_clock(folder_server: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", range(0, 4000, 40), container_options={"movflags": "+faststart"})
+    frames, _, _ = read(NetworkStream(f"{folder_server}/v.mp4"), Sampling(start=10, duration=1.0))
+    assert [frame.index for frame in frames] == list(range(10, 35))
+
+
+def test_a_file_that_lies_elsewhere_is_resumed_where_it_was(folder_server: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", range(0, 800, 40), container_options={"movflags": "+faststart"})
+    url, out = f"{folder_server}/v.mp4", tmp_path / "out"
+    infer([url], ColourRunner(), out=out, video=False, max_frames=5)
+    rest = infer([url], ColourRunner(), out=out, video=False, resume=True)
+    assert (rest.summary.resumed, rest.summary.inferred) == (5, 15)
+    assert [line["frame"] for line in lines_of(out)] == list(range(20))
 
 
 def test_a_camera_gives_what_opencv_reads(tmp_path: Path) -> None:
