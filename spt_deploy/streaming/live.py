@@ -124,9 +124,10 @@ class LiveSource(VideoSource):
                 yield Failure(self.name, f"{self.name} cannot be read: {reason or 'it has no frame'}")
                 return
             lost = lost or (now, reason or "the stream ended")
-            if now - lost[0] + pause > self._reconnect:
-                if self._reconnect or reason:
-                    stayed = f" and did not come back in {self._reconnect:g} s" if self._reconnect else ""
+            patience = self._reconnect if self.live else 0.0  # a recording would begin again
+            if now - lost[0] + pause > patience:
+                if patience or reason:
+                    stayed = f" and did not come back in {patience:g} s" if patience else ""
                     yield Failure(self.name, f"{self.name} was lost after {count} frames ({lost[1]}){stayed}")
                 return
             self._stopped.wait(pause)

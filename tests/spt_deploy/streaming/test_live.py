@@ -155,6 +155,33 @@ def test_a_file_that_lies_elsewhere_is_a_recording(folder_server: str, tmp_path:
     assert (source.live, gaps, failures) == (False, [], [])
 
 
+def test_a_file_that_lies_elsewhere_and_is_lost_half_way_does_not_begin_again(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", range(0, 8000, 40), container_options={"movflags": "+faststart"})
+    data = video.read_bytes()
+
+    class HangsUp(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) * 2 // 3])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), HangsUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = NetworkStream(f"http://127.0.0.1:{server.server_port}/v.mp4", reconnect=2)
+        frames, gaps, failures = read(source, Sampling(max_frames=300))
+        server.shutdown()
+    (failure,) = failures
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert 0 < len(frames) < 200
+    assert frames[-1].time == pytest.approx((len(frames) - 1) * 0.04)
+    assert not gaps
+    assert failure.reason == f"{source.name} was lost after {len(frames)} frames (Input/output error)"
+
+
 def test_the_duration_of_a_file_that_lies_elsewhere_goes_by_its_own_clock(folder_server: str, tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", range(0, 4000, 40), container_options={"movflags": "+faststart"})
     frames, _, _ = read(NetworkStream(f"{folder_server}/v.mp4"), Sampling(start=10, duration=1.0))
