@@ -117,7 +117,7 @@ class Annotations:
     def _image_path(self, frame: Frame, suffix: str) -> Path:
         """Of a picture always the same, whatever came before it: a resumed run finds the names it began with."""
         picture = Path(frame.source).absolute()
-        below = picture.relative_to(self._root).parts
+        below = picture.parts[len(self._root.parts) :]  # not relative_to, to which //data lies not in /data
         inside = Path(*(part for part in below if part != ".."))  # a glob may climb; what we write may not
         folder = self._folder / ANNOTATED_IMAGES / inside.parent
         stem = inside.stem if suffix == inside.suffix else inside.name

@@ -84,6 +84,12 @@ def test_a_list_of_images_named_absolutely_and_relatively(tmp_path: Path, monkey
     assert files_in(tmp_path / "out/annotated") == ["a/x.png", "b/x.png"]
 
 
+def test_a_path_that_begins_with_two_slashes(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "a/sub/x.png", "b/x.png")
+    annotate(open_sources([f"/{tmp_path}/a", tmp_path / "b"]), tmp_path / "out").keep()
+    assert files_in(tmp_path / "out/annotated") == ["a/sub/x.png", "b/x.png"]
+
+
 def test_names_that_only_climbing_makes_equal_get_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path, "in/x.png", "x.png")
     monkeypatch.chdir(tmp_path)
