@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ResultError, SourceError, UsageError
-from spt_deploy.interrupt import StopRequest, stop_on_signals
+from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.budget import chosen_threshold
@@ -236,10 +236,10 @@ def infer(
                 threshold=threshold,
                 sources=tuple(without_password(str(source)) for source in sources),
                 summary=summary,
-                go_on=_go_on(opened, summary, stop, sampling, folder),
+                go_on=_go_on(summary, folder),
             )
             write_summary(folder, report.to_dict())
-            if not stop.made:
+            if summary.stopped_by is None:  # a signal that comes later stops nothing
                 (folder / BEGUN).unlink(missing_ok=True)
     if summary.failures:
         raise UnreadableInputs(_unreadable(summary, folder), report)
@@ -299,12 +299,10 @@ def _unreadable(summary: StreamSummary, folder: Path) -> str:
     return f"{count} input{'s' if count > 1 else ''} could not be read: {reasons}{more}; the rest is in {folder}"
 
 
-def _go_on(
-    sources: Sequence[Source], summary: StreamSummary, stop: StopRequest, sampling: Sampling, folder: Path
-) -> str:
-    if stop.signal_number is None:
+def _go_on(summary: StreamSummary, folder: Path) -> str:
+    if summary.stopped_by is None:
         return ""
-    name = signal.Signals(stop.signal_number).name
+    name = signal.Signals(summary.stopped_by).name
     if summary.last is None:
         return f"stopped by {name} before the first frame; run the command again"
     source, index = summary.last

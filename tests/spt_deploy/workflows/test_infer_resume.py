@@ -18,6 +18,7 @@ import pytest
 from spt_deploy.errors import UsageError
 from spt_deploy.images import read_image
 from spt_deploy.runtimes.base import Arrays
+from spt_deploy.streaming.outputs import Outputs
 from spt_deploy.workflows.infer import infer
 from tests.spt_deploy.streaming.support import (
     ColourRunner,
@@ -70,6 +71,20 @@ print(report.summary.inferred, report.go_on)
     assert len(read_times(inside / "out/annotated.mp4")) == count  # what was whole stays
     assert len(read_times(inside / "out/annotated-2.mp4")) == 20
     assert not (inside / "out/.infer.json").exists()
+
+
+def test_a_signal_while_the_files_are_closed_stops_nothing(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    keep = Outputs.keep
+
+    def interrupted(self: Outputs) -> list[Path]:
+        signal.raise_signal(signal.SIGINT)
+        return keep(self)
+
+    monkeypatch.setattr(Outputs, "keep", interrupted)
+    report = infer(["v.mp4"], ColourRunner(), out="out", video=False)
+    assert (report.summary.inferred, report.go_on) == (10, "")
+    assert files_in(inside / "out") == ["predictions.jsonl", "summary.json"]
 
 
 class InterruptedRunner(ColourRunner):
