@@ -32,7 +32,8 @@ class Begun:
         start: see ``Sampling``; so ``stride``.
         stride: see ``start``.
         threshold: of the selection, where one was given; so ``target_fps``.
-        target_fps: see ``threshold``.
+        target_fps: see ``threshold``; so ``threshold_range``.
+        threshold_range: see ``threshold``.
         precision: that the runtime was asked to compute in; None is the artefact's own.
     """
 
@@ -43,6 +44,7 @@ class Begun:
     stride: int
     threshold: float | None = None
     target_fps: float | None = None
+    threshold_range: tuple[float, float] | None = None
     precision: str | None = None
 
     def note(self, folder: Path) -> None:
@@ -60,19 +62,29 @@ class Begun:
             UsageError: when something differs.
         """
         try:
-            before: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            before = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return
-        for name, value in asdict(self).items():
+        if not isinstance(before, dict):
+            return
+        now: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as it was written: a pair is a list
+        for name, value in now.items():
             if before.get(name) != value:
-                what = f"{name} {before.get(name)}, not {value}"
+                what = f"{name} {_shown(before.get(name))}, not {_shown(value)}"
                 if name == "model_sha256":
                     what = "another model"
                 elif before.get(name) is None:
-                    what = f"no {name}, not {value}"
+                    what = f"no {name}, not {_shown(value)}"
+                elif value is None:
+                    what = f"{name} {_shown(before[name])}, not without"
                 raise UsageError(
                     f"the run in {folder} was begun with {what}; resume it with the same, or choose another --out"
                 )
+
+
+def _shown(value: Any) -> str:
+    """As the command line has it."""
+    return ":".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True)

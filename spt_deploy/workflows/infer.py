@@ -198,7 +198,9 @@ def infer(
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)
             model_sha256 = sha256_of(runner.path) if runner.path.is_file() else ""
-            begun = Begun(model_sha256, conf, iou, start, stride, threshold, target_fps, precision)
+            begun = Begun(
+                model_sha256, conf, iou, start, stride, threshold, target_fps, threshold_range, runner.computes_in
+            )
             earlier = Earlier()
             if resume:
                 begun.check(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -14,7 +15,7 @@ from spt_deploy.cli import main
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.facts import METADATA_KEY
 from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
-from spt_deploy.streaming.resume import BEGUN, Begun
+from spt_deploy.streaming.resume import BEGUN
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.streaming.support import ColourRunner, lines_of, write_video
@@ -134,16 +135,18 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     assert not (inside / "out").exists()
 
 
-def test_a_run_is_resumed_at_the_threshold_that_it_was_begun_with(inside: Path) -> None:
-    begun = Begun("ab" * 32, 0.25, 0.5, 0, 1, threshold=0.3)
-    begun.note(inside)
-    begun.check(inside)
-    with pytest.raises(UsageError, match=r"begun with threshold 0\.3, not 0\.4"):
-        replace(begun, threshold=0.4).check(inside)
-    with pytest.raises(UsageError, match="begun with no target_fps, not 30"):
-        replace(begun, target_fps=30.0).check(inside)
-    with pytest.raises(UsageError, match="begun with no precision, not bf16"):
-        replace(begun, precision="bf16").check(inside)
-    older = {"model_sha256": "ab" * 32, "conf": 0.25, "iou": 0.5, "start": 0, "stride": 1}
-    (inside / BEGUN).write_text(json.dumps(older), encoding="utf-8")
-    replace(begun, threshold=None).check(inside)
+def test_a_run_is_resumed_with_the_range_that_it_was_begun_with(dial: Exported, video: Path, inside: Path) -> None:
+    note, notes = inside / "out" / BEGUN, []
+    options: dict[str, Any] = {"runtime": "torch", "out": "out", "video": False, "target_fps": 1e-6}
+    infer(
+        [video],
+        dial.checkpoint,
+        threshold_range=(0.01, 0.5),
+        max_frames=2,
+        on_progress=lambda now: notes.append(note.read_bytes()),
+        **options,
+    )
+    note.write_bytes(notes[0])  # as a run that was stopped leaves it
+    with pytest.raises(UsageError, match=r"begun with threshold_range 0\.01:0\.5, not 0\.01:0\.9"):
+        infer([video], dial.checkpoint, threshold_range=(0.01, 0.9), resume=True, **options)
+    assert infer([video], dial.checkpoint, threshold_range=(0.01, 0.5), resume=True, **options).summary.resumed == 2

@@ -1,0 +1,50 @@
+"""What a run was begun with: the same goes on, another is refused in words, and what cannot be read says nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spt_deploy.errors import UsageError
+from spt_deploy.streaming.resume import BEGUN, Begun
+
+BEFORE = Begun("ab", 0.25, 0.5, 0, 1, target_fps=30.0, threshold_range=(0.01, 0.5))
+
+
+def test_the_same_goes_on(tmp_path: Path) -> None:
+    BEFORE.note(tmp_path)
+    BEFORE.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_sha256": "cd"}, "begun with another model; resume it with the same, or choose another --out"),
+        ({"conf": 0.5}, "begun with conf 0.25, not 0.5; "),
+        ({"threshold_range": (0.01, 0.9)}, "begun with threshold_range 0.01:0.5, not 0.01:0.9; "),
+        ({"threshold_range": None}, "begun with threshold_range 0.01:0.5, not without; "),
+        ({"threshold": 0.3}, "begun with no threshold, not 0.3; "),
+        ({"precision": "bf16"}, "begun with no precision, not bf16; "),
+    ],
+)
+def test_another_is_refused_in_words(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    BEFORE.note(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        replace(BEFORE, **changes).check(tmp_path)
+    assert sentence in str(caught.value)
+
+
+def test_a_note_of_an_earlier_version_that_knew_less(tmp_path: Path) -> None:
+    older = {"model_sha256": "ab", "conf": 0.25, "iou": 0.5, "start": 0, "stride": 1}
+    (tmp_path / BEGUN).write_text(json.dumps(older), encoding="utf-8")
+    replace(BEFORE, target_fps=None, threshold_range=None).check(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_damaged_note_says_nothing(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / BEGUN).write_bytes(data)
+    BEFORE.check(tmp_path)
