@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from spt_deploy.atomic import atomic_path
@@ -17,6 +18,7 @@ from spt_deploy.streaming.frames import Frame, Image, Source
 
 CROPS = "crops"  # a folder
 _LONGEST_NAME = 120  # bytes; file systems take 255, and numbers and a temporary name's end follow
+_OURS = re.compile(r".+-\d{6,}-\d+\.(jpg|png)")  # what a crop is called
 _NO_NAME = re.compile(r"[^\w\-. ()+]")  # \w: letters and digits of any alphabet, and the underscore
 
 
@@ -24,19 +26,21 @@ class Crops:
     """``crops/CLASSNAME/STEM-FRAME-NUMBER.jpg``: each box, from the frame as it was decoded.
 
     NUMBER counts the objects of a class in a frame from 1, and goes on where a name is taken: sources may have equal
-    names, and nothing that is there is overwritten. A run that was killed and is resumed may have the objects of the
-    frame it was at twice.
+    names. With the first frame of a new run the crops of an earlier one go; a run that is resumed keeps them. One that
+    was killed and is resumed may have the objects of the frame it was at twice.
 
     Args:
         folder: of the results.
         model: gives the classes.
+        resumes: keep what is there.
 
     Raises:
         UsageError: when the model is no detector.
     """
 
-    def __init__(self, folder: Path, model: ModelConfig) -> None:
+    def __init__(self, folder: Path, model: ModelConfig, resumes: bool = False) -> None:
         check_crops(model)
+        self._replaces = not resumes
         self._folder = folder / CROPS
         self._class_folders = class_folders(model.class_names)
         self._written = 0
@@ -47,6 +51,9 @@ class Crops:
         Raises:
             OutputError: when one cannot be written.
         """
+        if self._replaces:
+            self._remove_earlier()
+            self._replaces = False
         stem = f"{safe_name(Path(frame.source).stem)}-{frame.index:06}"
         numbers: Counter[int] = Counter()
         for found in prediction.detections or ():
@@ -61,6 +68,13 @@ class Crops:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(data)
             self._written += 1
+
+    def _remove_earlier(self) -> None:
+        """Crops of another run, of whatever classes; other files are not ours."""
+        for path in sorted(self._folder.glob("*/*")):
+            if _OURS.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
     def end(self, source: Source) -> None:
         """Nothing is open."""

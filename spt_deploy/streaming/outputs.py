@@ -75,7 +75,7 @@ class Outputs:
         sources: all that will come.
         wanted: checked.
         runner: whose answers they are.
-        earlier: the run that is resumed; its leftovers are tidied up.
+        earlier: the run that is resumed, if it has lines; its leftovers are tidied up in any case.
         stop: what a key in a window makes.
 
     Attributes:
@@ -112,7 +112,7 @@ class Outputs:
             if wanted.video:
                 writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes))
             if wanted.crops:
-                writers.append(Crops(folder, runner.facts.model))
+                writers.append(Crops(folder, runner.facts.model, self._resumes))
             if wanted.show:
                 writers.append(Window(drawing, runner.facts, stop))
         except BaseException:

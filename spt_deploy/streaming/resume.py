@@ -112,19 +112,26 @@ class Earlier:
                 path.unlink()
 
 
-def earlier_run(folder: Path) -> Earlier:
+def earlier_run(folder: Path, resume: bool) -> Earlier:
     """What is in ``folder``; nothing where there is none. Of several beginnings the longest counts.
 
     Args:
         folder: of the results.
+        resume: go on with it; else only its leftovers are of interest, which nobody must take for the new run's.
     """
     stem, suffix = Path(PREDICTIONS).stem, Path(PREDICTIONS).suffix
-    hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
-    other_formats = sorted(path for path in folder.glob(f".{stem}.*") if path not in hidden)
-    videos = sorted(folder.glob(".*annotated.*.mp4"))
+    try:
+        hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
+        other_formats = sorted(path for path in folder.glob(f".{stem}.*") if path not in hidden)
+        videos = sorted(folder.glob(".*annotated.*.mp4"))
+    except OSError:  # a name too long, say: who writes there tells why it cannot be
+        return Earlier()
+    leftovers = (*hidden, *other_formats, *videos)
+    if not resume:
+        return Earlier(leftovers=leftovers)
     found = [_whole_lines(path) for path in (folder / PREDICTIONS, *hidden)]
     lines, done = max(found, key=lambda each: len(each[0]))
-    return Earlier(tuple(lines), done, (*hidden, *other_formats, *videos))
+    return Earlier(tuple(lines), done, leftovers)
 
 
 def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:

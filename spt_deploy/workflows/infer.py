@@ -22,7 +22,7 @@ from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import MAX_WAIT, Pipeline, Progress
-from spt_deploy.streaming.resume import BEGUN, Begun, Earlier, earlier_run
+from spt_deploy.streaming.resume import BEGUN, Begun, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
@@ -137,8 +137,8 @@ def infer(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
-        out: folder for the results, where files of the same names are replaced; ``runs/infer/NAME`` if None, under a
-            name that is not taken.
+        out: folder for the results, where files of the same names are replaced, and crops and what a killed run left
+            removed, unless it is resumed; ``runs/infer/NAME`` if None, under a name that is not taken.
         overlay: ``boxes`` and ``selection``, either, or none; ``selection:3.5`` is that of block 3.5 alone, which a
             file says only if it was exported with ``--selection all``.
         conf: least score of a detection or of a multilabel class, in [0, 1].
@@ -201,10 +201,10 @@ def infer(
             begun = Begun(
                 model_sha256, conf, iou, start, stride, threshold, target_fps, threshold_range, runner.computes_in
             )
-            earlier = Earlier()
             if resume:
                 begun.check(folder)
-                earlier = earlier_run(folder)
+            earlier = earlier_run(folder, resume)
+            if resume:
                 for source in opened:
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)

@@ -27,8 +27,8 @@ def source(tmp_path: Path) -> Source:
     return open_sources([tmp_path / "any.png"])[0]
 
 
-def crops_in(folder: Path) -> Crops:
-    return Crops(folder, facts_of("detect", names=NAMES).model)
+def crops_in(folder: Path, resumes: bool = False) -> Crops:
+    return Crops(folder, facts_of("detect", names=NAMES).model, resumes)
 
 
 def frame_of(name: str = "street.mp4", index: int = 0) -> Frame:
@@ -75,10 +75,21 @@ def test_names_say_class_source_frame_and_number_and_are_never_taken_twice(sourc
     crops.write(source, frame_of("a/street.mp4", 88), found(box, label=1))
     crops.write(source, frame_of("b/street.mp4", 88), found(box))  # another source of that name
     crops.write(source, frame_of("a/street.mp4", 89), found(box))
-    crops_in(tmp_path / "out").write(source, frame_of("a/street.mp4", 88), found(box))  # another run
+    crops_in(tmp_path / "out", resumes=True).write(source, frame_of("a/street.mp4", 88), found(box))
     assert crops.keep() == [tmp_path / "out/crops"]
     of_88 = [f"crops/red/street-000088-{number}.jpg" for number in (1, 2, 3, 4)]
     assert files_in(tmp_path / "out") == ["crops/a_b_ c/street-000088-1.jpg", *of_88, "crops/red/street-000089-1.jpg"]
+
+
+def test_a_new_run_removes_the_crops_of_the_one_before_and_nothing_else(source: Source, tmp_path: Path) -> None:
+    box = (10.0, 5.0, 20.0, 15.0)
+    crops_in(tmp_path).write(source, frame_of(index=7), found(box, box, label=1))
+    (tmp_path / "crops/a_b_ c/chosen.jpg").touch()
+    again = crops_in(tmp_path)
+    assert len(files_in(tmp_path / "crops")) == 3  # until there is an answer
+    again.write(source, frame_of(index=8), found(box))
+    again.write(source, frame_of(index=9), found(box))
+    assert files_in(tmp_path / "crops") == ["a_b_ c/chosen.jpg", "red/street-000008-1.jpg", "red/street-000009-1.jpg"]
 
 
 def test_what_is_written_stays_when_the_run_fails(source: Source, tmp_path: Path) -> None:

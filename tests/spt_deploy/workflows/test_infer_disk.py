@@ -175,7 +175,11 @@ def test_names_too_long_for_the_disk_are_one_sentence(made: bool, call: Callable
     write_video(inside / "v.mp4", range(3), FRAME)
     if made:
         (inside / "list.txt").write_text("x" * 300 + "\n", encoding="utf-8")
-    for arguments in (["list.txt" if made else "x" * 300], ["v.mp4", "--out", "y" * 300]):
+    for arguments in (
+        ["list.txt" if made else "x" * 300],
+        ["v.mp4", "--out", "y" * 300],
+        ["v.mp4", "--out", "y" * 300, "--resume"],
+    ):
         result = call(*arguments)
         assert result.exit_code == 2, result.stderr
         assert "File name too long" in result.stderr

@@ -199,6 +199,18 @@ def test_other_formats_are_whole_after_a_stop_and_again_after_the_rest(inside: P
     assert not [name for name in files_in(inside / "out") if name.startswith(".")]
 
 
+def test_the_lines_of_a_killed_run_are_not_taken_for_those_of_a_new_run(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    write_video(inside / "w.mp4", range(0, 800, 40))
+    infer(["w.mp4"], ColourRunner(), out="out", conf=0.5, video=False)
+    (inside / "out/predictions.jsonl").rename(inside / "out/.predictions.1-ab.jsonl")
+    infer(["v.mp4"], ColourRunner(), out="out", video=False)
+    assert files_in(inside / "out") == ["predictions.jsonl", "summary.json"]
+    again = infer(["v.mp4"], ColourRunner(), out="out", video=False, resume=True)
+    assert (again.summary.resumed, again.summary.inferred) == (10, 0)
+    assert {line["source"] for line in lines_of(inside / "out")} == {"v.mp4"}
+
+
 def test_what_a_run_that_was_killed_left_of_other_formats_goes(inside: Path) -> None:
     write_video(inside / "v.mp4", [0, 40])
     infer(["v.mp4"], ColourRunner(), out="out", video=False)
