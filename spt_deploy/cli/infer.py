@@ -68,7 +68,11 @@ if TYPE_CHECKING:
 )
 @click.option("--save-crops", is_flag=True, help="Write each box as crops/CLASS/STEM-FRAME-NUMBER.jpg.")
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Escape stops as Ctrl-C does.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out that was stopped or killed.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --out that was stopped or killed; begin it where there is none.",
+)
 @click.option("--threshold", type=float, metavar="X", help="Score above which a token is kept.  [default: the model's]")
 @click.option(
     "--target-fps", type=float, metavar="X", help="Move the threshold so that the model makes X frames a second."
@@ -138,6 +142,12 @@ def command(
         if runtime == "auto":
             status(f"running it in {runner.runtime} on {runner.device}, {runner.precision}")
 
+    def on_resume(folder: Path, done: int) -> None:
+        frames = "1 frame has" if done == 1 else f"{done} frames have"
+        status(
+            f"going on in {folder}: {frames} a line" if done else f"no run to go on with in {folder}: a new one begins"
+        )
+
     with progress("infer", unit="frames") as reporter:
         sparkline = Sparkline()
 
@@ -176,6 +186,7 @@ def command(
                 threshold_range=None if threshold_range is None else parse_threshold_range(threshold_range),
                 on_progress=on_progress,
                 on_model=on_model,
+                on_resume=on_resume,
             )
             unreadable = None
         except UnreadableInputs as error:  # the job ran: its result is printed like any other, then the error

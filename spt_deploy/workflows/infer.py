@@ -122,6 +122,7 @@ def infer(
     threshold_range: tuple[float, float] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_model: Callable[[Runner, str], None] | None = None,
+    on_resume: Callable[[Path, int], None] | None = None,
 ) -> InferReport:
     """Run a model over ``sources`` and write ``predictions.jsonl``, annotated videos or images, and ``summary.json``.
 
@@ -157,7 +158,7 @@ def infer(
         show: a window with the annotated frames of each source; q or Escape there, or closing it, ends the run early
             and in order.
         resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
-            passed over. The rest of an annotated video becomes a file of its own.
+            passed over; where there is none, begin it. The rest of an annotated video becomes a file of its own.
         threshold: of the score, in (0, 1), above which SPA blocks keep a token; None is the model's own. Checkpoints
             take it, and files that were exported with ``runtime_threshold``.
         target_fps: frames a second that the model shall make: the threshold is moved to hold them (`streaming.budget`).
@@ -165,6 +166,7 @@ def infer(
         on_progress: called after every batch.
         on_model: called once the model is open, with its runner and, when the model was not named but found, the
             reason for the choice.
+        on_resume: called with ``resume``, before the first frame: the folder, and how many frames have a line in it.
 
     Raises:
         UsageError: when an argument is out of range.
@@ -205,6 +207,8 @@ def infer(
                 begun.check(folder)
             earlier = earlier_run(folder, resume)
             if resume:
+                if on_resume:
+                    on_resume(folder, sum(earlier.done.values()))
                 for source in opened:
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)

@@ -125,6 +125,20 @@ def test_a_signal_is_its_shell_exit_code_and_a_sentence_on_how_to_go_on(inside: 
     assert "go on with the same command and --resume --out" in done.stderr
 
 
+def test_resume_begins_where_there_is_no_run_and_says_so(inside: Path) -> None:
+    write_video(inside / "v.mp4", [0, 40, 80])
+    said = []
+    for frames in ("1", "2", "3"):
+        result = call("v.mp4", "--no-video", "--resume", "--out", "out", "--max-frames", frames)
+        assert result.exit_code == 0, result.stderr
+        said += [line for line in result.stderr.splitlines() if " in out: " in line]
+    assert said == [
+        "no run to go on with in out: a new one begins",
+        "going on in out: 1 frame has a line",
+        "going on in out: 2 frames have a line",
+    ]
+
+
 def test_frames_from_a_pipe(inside: Path) -> None:
     images = b"".join(picture(number).tobytes() for number in range(11))
     result = CliRunner().invoke(main, ["infer", "-", "--raw", "64x48", "--batch", "4", "--json"], input=images)
