@@ -27,12 +27,23 @@ _BUFFER = 1 << 16  # bytes; how much FFmpeg asks a pipe for at a time
 
 def is_url(name: str) -> bool:
     """Whether a source is named by its address."""
-    return urlsplit(name).scheme.lower() in SCHEMES and "://" in name
+    scheme, colon, _ = name.partition("://")
+    return bool(colon) and scheme.lower() in SCHEMES
 
 
 def without_password(url: str) -> str:
-    """The address as it may be shown and written down."""
-    parts = urlsplit(url)
+    """The address as it may be shown and written down; another name stays as it is.
+
+    Raises:
+        SourceError: when it is no address.
+    """
+    if not is_url(url):
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        place = url.rpartition("@")[2]  # without a password
+        raise SourceError(f"{place} is no address: {error}; expected one such as rtsp://host:554/stream") from error
     if parts.password is None:
         return url
     user, host = parts.username or "", parts.netloc.rpartition("@")[2]

@@ -87,6 +87,8 @@ def test_a_text_file_fails_in_its_turn_after_the_good_one_before_it(folder: Path
     [
         ("in/none.mp4", "there is no file or folder in/none.mp4; name an image, a folder, a glob, a video file"),
         ("in/*.gif", "no file matches in/*.gif"),
+        ("rtsp://me:secret@[::1/a", "[::1/a is no address: Invalid IPv6 URL; expected one such as rtsp://"),
+        ("//[x", "no file matches //[x"),
         ("empty", "folder empty has no images; expected files ending in"),
     ],
 )
