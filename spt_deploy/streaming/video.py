@@ -27,6 +27,7 @@ _MAX_RATE = 1000  # some files claim their time base as rate, 90,000 frames a se
 _CLOCK_HAS_NO_ORIGIN = 0x0200  # AVFMT_TS_DISCONT
 # FFmpeg's demuxers that make "videos" out of text files and of single images.
 _NO_VIDEOS = ("tty", "bin", "xbin", "adf", "idf", "image2", "txd")
+_SMALL = 1 << 20  # pixels; waking threads to convert so few costs more than they save
 _SLACK_FRAMES = 3  # a container may round its duration up; more missing than this is missing
 
 
@@ -98,7 +99,8 @@ def upright(frame: VideoFrame, converter: VideoReformatter) -> Image:
         frame: as decoded.
         converter: one for all frames of a stream: setting up a conversion costs as much as doing it.
     """
-    pixels = converter.reformat(frame, format="bgr24").to_ndarray()
+    threads = 1 if frame.width * frame.height <= _SMALL else 0
+    pixels = converter.reformat(frame, format="bgr24", threads=threads).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
 
 
