@@ -33,7 +33,11 @@ def openvino_core() -> Any:
     On a processor with AMX a Core gives the thread that first uses its CPU plugin an alternate signal stack, and unmaps
     it when it goes. When an earlier Core goes before a later one, the later one puts the earlier one's unmapped stack
     back, and Python's next signal handler runs on whatever has been mapped there since (seen in OpenVINO 2026.4).
+
+    OpenVINO looks NumPy up when it first hands over an array; two threads that do so at the same time may wait for each
+    other for ever (seen there too, with pybind11's GIL-safe call once). So it is done here, before there are threads.
     """
+    _ = openvino.Tensor(np.zeros(1, dtype=np.float32)).data
     return openvino.Core()
 
 

@@ -139,6 +139,38 @@ def test_signal_handlers_have_a_stack_when_every_runner_is_gone(made: Exported) 
     assert done.returncode == 0, done.stderr
 
 
+_FIRST_ARRAYS = """
+import faulthandler, threading
+import numpy as np
+import openvino.opset13 as ops
+from openvino import Model
+from spt_deploy.runtimes.openvino_runner import openvino_core
+
+faulthandler.dump_traceback_later(20, exit=True)
+x = ops.parameter([-1, 3], np.float32)
+compiled = openvino_core().compile_model(Model([ops.add(x, x)], [x]), "CPU")
+requests = [compiled.create_infer_request() for _ in range(4)]
+together = threading.Barrier(4)
+
+def infer(request):
+    together.wait()
+    request.infer({0: np.ones((2, 3), dtype=np.float32)})
+
+threads = [threading.Thread(target=infer, args=(request,)) for request in requests]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_batches_of_a_process_may_run_at_the_same_time() -> None:
+    command = [sys.executable, "-c", _FIRST_ARRAYS]  # every other process hangs where NumPy was not looked up before
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    heard = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, "".join(heard)
+
+
 def test_a_processor_without_bfloat16_is_told(made: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         def get_property(self, device: str, name: str) -> list[str]:
