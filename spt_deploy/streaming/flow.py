@@ -39,6 +39,7 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self.changed = changed or threading.Condition()
         self._closed = self._cancelled = False
+        self._awaited = 0
 
     def put(self, item: T) -> None:
         """Add an item as soon as there is room."""
@@ -85,6 +86,11 @@ class Channel(Generic[T]):
         return bool(self._items) or self._closed or self._cancelled
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an item."""
+        return self._awaited > len(self._items)
+
+    @property
     def is_cancelled(self) -> bool:
         """Whether nothing can be put or got any more."""
         return self._cancelled
@@ -92,7 +98,9 @@ class Channel(Generic[T]):
     def get(self) -> T | None:
         """The next item; None when no more will come."""
         with self.changed:
+            self._awaited += 1
             self.changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
+            self._awaited -= 1
             if self._cancelled:
                 raise Cancelled
             if not self._items:

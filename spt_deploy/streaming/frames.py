@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,6 +35,10 @@ class Frame:
     image: Image
     taken_at: float | None = None
     waited: float = 0.0
+
+    def without_picture(self) -> Frame:
+        """The frame for who only asks which one it was, and how large: with a black picture that takes no memory."""
+        return replace(self, image=np.broadcast_to(np.uint8(0), self.image.shape))
 
 
 @dataclass(frozen=True, slots=True)

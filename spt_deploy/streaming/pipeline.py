@@ -1,11 +1,13 @@
 """From sources through a model to the writers: stages that work at the same time, joined by bounded queues.
 
-    decode (a thread for each source, see turns.py) -> preprocess -> model -> postprocess, draw, encode, write
+    decode (see turns.py) -> preprocess -> model -> postprocess, draw, encode, write
 
 The slowest stage sets the pace and the rest hide behind it. The model runs in the caller's thread, where signals are
-heard, and, where the runner has several lanes, in as many threads as it has. Batches fill across sources, and do not
-wait long for live ones. Nothing grows with a video: the batch buffers go round, and no more frames are held than the
-queues have room for.
+heard, and, where the runner has several lanes, in as many threads as it has. Recordings are decoded by the thread that
+preprocesses, frame by frame, while a frame is in its cache; only when the model keeps waiting for it they get threads
+of their own. Batches fill across sources, and do not wait long for live ones. Nothing grows with a video: the batch
+buffers go round, and no more frames are held than the queues have room for; where nothing is made of the pictures,
+none is held once it is in its batch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
-SPARE_BUFFERS = 2  # batches beside those in the model: one being filled, one between
+READY = 3  # filled batches that may wait for the model; a large one alone
+_LARGE = 32 << 20  # bytes of a batch
+_OFTEN = 8  # batches in a row that the model waited for, when it is time to decode ahead
 MAX_WAIT = 0.05  # seconds; a camera's frames are some 0.03 apart
 
 
@@ -135,12 +139,14 @@ class Pipeline:
         self._summary = StreamSummary(stages=self._clock.stages, follows_live=live == len(sources))
         self._total = expected_frames(sources, sampling)
         with closing_sources(sources), Flow() as flow:
-            buffers = self._lanes + SPARE_BUFFERS
+            image_input = self._runner.facts.image_input
+            ready = READY if image_input.empty(self._batch).nbytes <= _LARGE else 1
+            buffers = self._lanes + ready + 1  # and the one that is being filled
             free = flow.channel(_Batch, buffers)
-            filled, answered = flow.channel(_Batch, 1), flow.channel(_Batch, 1)
+            filled, answered = flow.channel(_Batch, ready), flow.channel(_Batch, 1)
             for _ in range(buffers):
-                free.put(_Batch(self._runner.facts.image_input.empty(self._batch)))
-            turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done)
+                free.put(_Batch(image_input.empty(self._batch)))
+            turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done, ahead=False)
             flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
             flow.spawn("postprocess", lambda: self._hand_on(answered))
             in_order = InOrder(answered, self._lanes)
@@ -176,27 +182,38 @@ class Pipeline:
 
     def _preprocess(self, turns: Turns, free: Channel[_Batch], filled: Channel[_Batch]) -> None:
         """Each frame into the next place of the batch in hand; a batch that is full, or has waited long, goes on."""
-        prepare = self._runner.facts.image_input.prepare
-        batch = _next_of(free, 0)
-        due: float | None = None
-        while (turn := turns.take(None if due is None else max(0.0, due - time.monotonic()))) is not None:
-            if isinstance(turn.item, Frame):
-                self._summary.read += 1
-                with self._clock.stage(stages.PREPROCESS):
-                    prepare(turn.item.image, out=batch.buffer[len(batch.frames)])
-                assert turn.source is not None
-                batch.frames.append((turn.source, turn.item))
-            elif isinstance(turn.item, Gap):
-                batch.gaps.append((len(batch.frames), turn.item))
-            elif turn.source is not None:
-                batch.ended.append(turn.source)
+        batch, due, awaited = _next_of(free, 0), None, 0
+        while (came := self._take(turns, batch, due)) is not None:
             if due is None and turns.may_wait:
                 due = time.monotonic() + self._max_wait
-            if turn.source is None or len(batch.frames) == len(batch.buffer):
+            if not came or len(batch.frames) == len(batch.buffer):
+                awaited = awaited + 1 if filled.is_awaited else 0
+                if awaited == _OFTEN:
+                    turns.read_ahead()
                 filled.put(batch)
                 batch, due = _next_of(free, batch.number + 1), None
         filled.put(batch)
         filled.close()
+
+    def _take(self, turns: Turns, batch: _Batch, due: float | None) -> bool | None:
+        """What comes next, into the batch; false when nothing came until ``due``, None when nothing will any more.
+
+        A method of its own, for a decoded picture ends with it, and the next one gets its memory.
+        """
+        turn = turns.take(None if due is None else max(0.0, due - time.monotonic()))
+        if turn is None or turn.source is None:
+            return None if turn is None else False
+        if isinstance(turn.item, Frame):
+            self._summary.read += 1
+            with self._clock.stage(stages.PREPROCESS):
+                self._runner.facts.image_input.prepare(turn.item.image, out=batch.buffer[len(batch.frames)])
+            shown = self._annotations is not None
+            batch.frames.append((turn.source, turn.item if shown else turn.item.without_picture()))
+        elif turn.item is not None:
+            batch.gaps.append((len(batch.frames), turn.item))
+        else:
+            batch.ended.append(turn.source)
+        return True
 
     def _hand_on(self, answered: Channel[_Batch]) -> None:
         """Answers of each batch to the writers."""

@@ -1,8 +1,9 @@
-"""Many sources become one sequence of frames: each is read in a thread of its own, and they take turns.
+"""Many sources become one sequence of frames, and they take turns.
 
 Recordings take strict turns, one frame of each, so that what comes after what does not depend on how threads happen
-to run. Who may be long in coming, a camera or a pipe, is asked and not waited for, and a live source that is not
-asked often enough drops its oldest frames.
+to run. They are read by whoever takes, or ahead, each in a thread of its own. Who may be long in coming, a camera or a
+pipe, always has a thread, is asked and not waited for, and a live source that is not asked often enough drops its
+oldest frames.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Turns:
         clock: told how long decoding takes.
         summary: failures, resumed and dropped frames, and gaps are counted there.
         done: source and frame of what has an answer already, and how often: so often it is passed over.
+        ahead: read recordings ahead from the start; else see ``read_ahead``.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Turns:
         clock: StageClock,
         summary: StreamSummary,
         done: Mapping[tuple[str, int], int] | None = None,
+        ahead: bool = True,
     ) -> None:
         self.may_wait = not all(source.prompt for source in sources)
         self._flow = flow
@@ -82,9 +85,9 @@ class Turns:
         self._done = Counter(done or {})
         self._lock = threading.Lock()
         self._waiting = deque(sources)
-        self._reading: deque[tuple[Source, Channel[Item]]] = deque()
-        # One condition for all only where somebody waits for any of them: it wakes everybody at every frame.
-        self._bell = threading.Condition() if self.may_wait else None
+        self._reading: deque[tuple[Source, _Recording | Channel[Item]]] = deque()
+        self._bell = threading.Condition()  # of all who may be long in coming: rung when any of them has something
+        self._ahead = ahead
 
     def take(self, patience: float | None = None) -> Turn | None:
         """The next turn; None when all sources have ended.
@@ -107,44 +110,58 @@ class Turns:
             left = _GLANCE if until is None else until - time.monotonic()
             if left <= 0:
                 return Turn(None)
-            assert self._bell is not None  # only those who may wait are empty
-            channels = [channel for _, channel in self._reading]
+            channels = [each for _, each in self._reading if isinstance(each, Channel)]  # recordings are never empty
             with self._bell:
                 self._bell.wait_for(lambda: any(each.is_ready for each in channels), min(left, _GLANCE))  # noqa: B023
+
+    def read_ahead(self) -> None:
+        """Give every recording a thread of its own, now and from now on; called by who takes.
+
+        Costs processor time, for a frame that waits is no longer in a cache; worth it where taking is too slow.
+        """
+        self._ahead = True
+        for _, reading in self._reading:
+            if isinstance(reading, _Recording):
+                reading.read_ahead(self._flow)
 
     def _begin(self) -> None:
         """Start reading as many as are read at a time."""
         kept: deque[Source] = deque()
         while self._waiting:
             source = self._waiting.popleft()
-            recordings = sum(each.prompt for each, _ in self._reading)
-            if source.prompt and recordings >= DECODERS:
-                kept.append(source)
+            if source.prompt:
+                if sum(each.prompt for each, _ in self._reading) >= DECODERS:
+                    kept.append(source)
+                    continue
+                recording = _Recording(self._items(source))
+                if self._ahead:
+                    recording.read_ahead(self._flow)
+                self._reading.append((source, recording))
                 continue
-            ahead = _LIVE_AHEAD if source.live else _AHEAD
-            channel: Channel[Item] = self._flow.channel(Frame, ahead, self._bell)
-            self._flow.spawn("decode", lambda s=source, c=channel: self._read(s, c), joined=source.prompt)  # type: ignore[misc]
+            channel: Channel[Item] = self._flow.channel(Frame, _LIVE_AHEAD if source.live else _AHEAD, self._bell)
+            self._flow.spawn("decode", lambda s=source, c=channel: self._listen(s, c), joined=False)  # type: ignore[misc]
             self._reading.append((source, channel))
         self._waiting = kept
 
-    def _next(self, source: Source, channel: Channel[Item]) -> Frame | Gap | Empty | None:
+    def _next(self, source: Source, reading: _Recording | Channel[Item]) -> Frame | Gap | Empty | None:
         """What needs to be handled; None at the end. Failures and frames that have an answer take no turn."""
         while True:
-            item = channel.get() if source.prompt else channel.poll()
+            item = reading.get() if isinstance(reading, _Recording) else reading.poll()
             if isinstance(item, Failure):
                 self._summary.failures.append(item)
             elif isinstance(item, Frame) and not source.live and self._done[item.source, item.index] > 0:
                 self._done[item.source, item.index] -= 1
                 self._summary.resumed += 1
             elif item is Empty.YET and (self._stop.made or source.is_over):
+                assert isinstance(reading, Channel)  # a recording always has something, or has ended
                 source.stop()
-                channel.cancel()  # nobody joins its thread: what it still brings is neither waited for nor counted
+                reading.cancel()  # nobody joins its thread: what it still brings is neither waited for nor counted
                 return None
             else:
                 return item
 
-    def _read(self, source: Source, channel: Channel[Item]) -> None:
-        """What a source yields, into its channel."""
+    def _items(self, source: Source) -> Iterator[Item]:
+        """What a source yields until somebody wants to stop, timed."""
         items = iter(source.frames(self._sampling))
         while not self._stop.made:
             start = time.perf_counter()
@@ -153,7 +170,13 @@ class Turns:
                 waited = item.waited if isinstance(item, Frame) else 0.0
                 self._clock.add(DECODE, max(0.0, time.perf_counter() - start - waited))
             if item is None:
-                break
+                return
+            yield item
+            del item  # who has it may be done with it, and the next picture gets its memory
+
+    def _listen(self, source: Source, channel: Channel[Item]) -> None:
+        """What a source yields that may be long in coming, into its channel; of a live one the newest."""
+        for item in self._items(source):
             if source.live:
                 gone = channel.put_newest(item, Frame)
                 with self._lock:
@@ -161,3 +184,27 @@ class Turns:
             else:
                 channel.put(item)
         channel.close()
+
+
+class _Recording:
+    """What a recording yields, read by whoever asks for the next of it, or ahead."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._channel: Channel[Item] | None = None
+
+    def get(self) -> Item | None:
+        """The next item; None when no more will come."""
+        return next(self._items, None) if self._channel is None else self._channel.get()
+
+    def read_ahead(self, flow: Flow) -> None:
+        """From now on in a thread of its own."""
+        if self._channel is None:
+            self._channel = flow.channel(Frame, _AHEAD)
+            flow.spawn("decode", self._pass_on)
+
+    def _pass_on(self) -> None:
+        assert self._channel is not None
+        for item in self._items:
+            self._channel.put(item)
+        self._channel.close()

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +21,7 @@ from spt_deploy.config import BackboneConfig, ModelConfig, Task
 from spt_deploy.facts import ModelFacts
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes.base import Arrays, Runner
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source
 
 COLOURS = ("red", "green", "blue")
 
@@ -27,6 +30,25 @@ def facts_of(task: Task = "classify", size: tuple[int, int] = (64, 64), names: t
     """Of a model that need not exist."""
     model = ModelConfig(backbone=BackboneConfig.from_name("spt_micro"), task=task, class_names=names)
     return ModelFacts(model=model, preprocessing=Preprocessing.for_task(task, size), tool_version="0")
+
+
+class Recording(Source):
+    """So many grey frames; notes the thread that reads each."""
+
+    def __init__(self, name: str, count: int = 30, pause: float = 0.0) -> None:
+        super().__init__(name)
+        self.readers: list[str] = []
+        self._count = count
+        self._pause = pause
+
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Failure]:
+        for index in range(self._count):
+            self.readers.append(threading.current_thread().name)
+            time.sleep(self._pause)
+            yield Frame(self.name, index, index / 25, np.full((48, 64, 3), index, dtype=np.uint8))
+
+    def total(self) -> int | None:
+        return self._count
 
 
 class ColourRunner(Runner):

@@ -14,17 +14,17 @@ import numpy.typing as npt
 import pytest
 
 from spt_deploy.interrupt import StopRequest
-from spt_deploy.postprocess import Postprocessing
+from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.overlay import Overlay
-from spt_deploy.streaming.pipeline import SPARE_BUFFERS, Pipeline, Progress
+from spt_deploy.streaming.pipeline import READY, Pipeline, Progress
 from spt_deploy.streaming.sources import Unreadable, open_sources
 from spt_deploy.streaming.summary import STAGES, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
-from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, Recording, facts_of, picture, write_video
 
 
 def run(
@@ -258,7 +258,42 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
 
     summary, _ = run([write_video(tmp_path / "v.mp4", range(0, 24_000, 40))], tmp_path / "out", 8, Remembering())
     assert summary.inferred == 600
-    assert len(seen) <= SPARE_BUFFERS + 1
+    assert len(seen) <= READY + 2  # and one in the model, and one being filled
+
+
+def test_pictures_that_nothing_is_made_of_are_not_held(tmp_path: Path) -> None:
+    held: list[int] = []
+
+    class Looking(PredictionLog):
+        def write(self, frame: Frame, prediction: Prediction, threshold: float | None = None) -> None:
+            held.append(frame.image.strides[0])
+            super().write(frame, prediction, threshold)
+
+    sources = open_sources([write_video(tmp_path / "v.mp4", range(0, 400, 40))])
+    log = Looking(tmp_path / "out")
+    with ColourRunner() as runner:
+        Pipeline(runner, Postprocessing(), log, None, 4).run(sources, Sampling(), StopRequest())
+    lines = [json.loads(line) for line in log.keep()[0].read_text(encoding="utf-8").splitlines()]
+    assert held == [0] * 10
+    _, shown = run([tmp_path / "v.mp4"], tmp_path / "shown")
+    assert lines == shown  # the size of the picture among it
+
+
+@pytest.mark.parametrize("faster", ["model", "source"])
+def test_recordings_are_decoded_ahead_only_when_the_model_keeps_waiting(faster: str, tmp_path: Path) -> None:
+    class Slow(ColourRunner):
+        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+            time.sleep(0.01)
+            return super()._run(images, threshold)
+
+    source = Recording("a", 100, pause=0.005 if faster == "model" else 0.0)
+    runner = ColourRunner() if faster == "model" else Slow()
+    log = PredictionLog(tmp_path)
+    with runner:
+        Pipeline(runner, Postprocessing(), log, None, 2).run([source], Sampling(), StopRequest())
+    lines = [json.loads(line) for line in log.keep()[0].read_text(encoding="utf-8").splitlines()]
+    assert [line["frame"] for line in lines] == list(range(100))
+    assert set(source.readers) == {"preprocess"} | ({"decode"} if faster == "model" else set())
 
 
 class LanesRunner(ColourRunner):
