@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import cv2
 import numpy as np
 
@@ -57,6 +58,27 @@ def timed_alone_and_busy(work: Callable[[], int]) -> Cost:
     return Cost(alone.wall, busy.cpu)
 
 
+def repeat(video: Path, out: Path, times: int) -> None:
+    """The packets of a video so many times over, as they are, in one file."""
+    begin = 0
+    with av.open(out, "w") as to:
+        stream = None
+        for _ in range(times):
+            with av.open(video) as container:
+                played = container.streams.video[0]
+                stream = to.add_stream_from_template(played) if stream is None else stream
+                end = begin
+                for packet in container.demux(played):
+                    if packet.dts is None:
+                        continue
+                    packet.stream = stream
+                    packet.dts += begin
+                    packet.pts = None if packet.pts is None else packet.pts + begin
+                    end = max(end, packet.dts + max(1, packet.duration or 1))
+                    to.mux(packet)
+                begin = end
+
+
 def by_hand(runner: Runner, video: Path, frames: int) -> int:
     """What one writes first: a capture, one frame at a time, a list of answers."""
     capture = cv2.VideoCapture(str(video))
@@ -76,17 +98,15 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("video", type=Path)
     parser.add_argument("--video-out", action="store_true", help="draw and encode too")
-    parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--frames", type=int, default=400, help="of the video, each time")
     parser.add_argument(
-        "--times", type=int, default=1, help="name the video so often: a long stream out of a short one"
+        "--times", type=int, default=1, help="play the video so often: a long recording out of a short one"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--runtime", default="auto", help="of infer; the loop by hand is ONNX Runtime's")
     given = parser.parse_args()
-    sampling = Sampling(max_frames=given.frames)
-    source = VideoFile(given.video)
-    frames = [item for item in source.frames(sampling) if isinstance(item, Frame)][: given.frames]
+    sampling = Sampling(max_frames=given.frames * given.times)
     costs: dict[str, list[Cost]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -94,7 +114,13 @@ def main() -> None:
         open_runner(given.model, given.runtime, "cpu", throughput=True) as sharing,
         open_runner(given.model, "onnxruntime", "cpu") as hand,
     ):
-        taken, some = runner.facts.image_input, frames[:64]
+        video = given.video
+        if given.times > 1:
+            video = Path(folder) / f"long{given.video.suffix}"
+            repeat(given.video, video, given.times)
+        source = VideoFile(video)
+        frames = [item for item in source.frames(Sampling(max_frames=64)) if isinstance(item, Frame)]
+        taken = runner.facts.image_input
         batch = np.stack([taken.prepare(frame.image) for frame in frames[: given.batch]])
         sizes = [(frame.image.shape[0], frame.image.shape[1]) for frame in frames[: given.batch]]
         sharing.infer(batch)  # the first run is slower
@@ -104,20 +130,20 @@ def main() -> None:
 
         def draw() -> int:
             annotations = Annotations(Path(folder) / str(next(turns)), [source], Overlay(), runner.facts)
-            for index, frame in enumerate(some):
+            for index, frame in enumerate(frames):
                 annotations.write(source, frame, answers[index % len(answers)])
             annotations.keep()
-            return len(some)
+            return len(frames)
 
         def write() -> int:
             log = PredictionLog(Path(folder) / str(next(turns)))
-            for start in range(0, len(some), given.batch):
-                part = some[start : start + given.batch]
+            for start in range(0, len(frames), given.batch):
+                part = frames[start : start + given.batch]
                 found = Postprocessing().apply(arrays, runner.facts, sizes)
                 for frame, prediction in zip(part, found, strict=False):
                     log.write(frame, prediction)
             log.keep()
-            return len(some)
+            return len(frames)
 
         def end_to_end() -> int:
             out = Path(folder) / f"infer-{next(turns)}"
@@ -125,11 +151,11 @@ def main() -> None:
                 fresh.infer(batch)
                 start, cpu = time.perf_counter(), time.process_time()
                 done = infer(
-                    [given.video] * given.times,
+                    [video],
                     fresh,
                     batch=given.batch,
                     out=out,
-                    max_frames=given.frames,
+                    max_frames=sampling.max_frames,
                     video=given.video_out,
                 )
                 count = done.summary.inferred
@@ -141,9 +167,9 @@ def main() -> None:
 
         def prepare() -> int:
             place = taken.empty(1)[0]
-            for frame in some:
+            for frame in frames:
                 taken.prepare(frame.image, out=place)
-            return len(some)
+            return len(frames)
 
         def model(opened: Runner) -> int:
             for _ in range(max(1, 64 // given.batch)):
@@ -171,7 +197,7 @@ def main() -> None:
             for name, measure in stages.items():
                 costs.setdefault(name, []).append(measure())
             end_to_end()
-            costs.setdefault("by hand", []).append(timed(lambda: by_hand(hand, given.video, min(200, given.frames))))
+            costs.setdefault("by hand", []).append(timed(lambda: by_hand(hand, video, min(200, given.frames))))
     rounds = range(given.rounds)
     cores = os.cpu_count() or 1
     bounds = []
