@@ -133,13 +133,12 @@ class Outputs:
         self._kept = True
         return [*predictions, *write_formats(self._folder, self._formats, self._model), *files]
 
-    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._kept:
             return
         if self.frames:
             self.frames.drop()
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt) and not self.log.is_empty
-        if self._resumes or interrupted:  # lines of an earlier run, or of hours, are not to be lost
+        if self._resumes or not self.log.is_empty:  # whatever went wrong: the work of hours is not to be lost
             self.log.rescue()
             return
         self.log.drop()

@@ -174,7 +174,8 @@ def infer(
         InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be
             drawn; nothing is written then.
         RuntimeMissingError: when the runtime or device is not there, or no window can be opened.
-        OutputError: when a result cannot be written; files that are not whole are removed.
+        OutputError: when a result cannot be written. Then, and whatever else goes wrong, videos that are not whole are
+            removed; lines that are stay, and the run can be resumed.
         UnreadableInputs: when some inputs could not be read; the results of the others are in place.
     """
     if batch < 1:

@@ -179,7 +179,7 @@ def test_a_start_past_the_end_is_said(inside: Path) -> None:
         infer([write_video(inside / "v.mp4", UNEVEN)], ColourRunner(), start=50)
 
 
-def test_when_the_model_fails_nothing_half_written_is_left(inside: Path) -> None:
+def test_when_the_model_fails_the_lines_that_are_whole_stay_and_nothing_half_written(inside: Path) -> None:
     class Broken(ColourRunner):
         def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
             if self.batches:
@@ -189,8 +189,10 @@ def test_when_the_model_fails_nothing_half_written_is_left(inside: Path) -> None
     video = write_video(inside / "v.mp4", UNEVEN)
     with pytest.raises(InputError, match="the model broke"):
         infer([video], Broken(), out="out", batch=2)
-    assert files_in(inside) == ["v.mp4"]
-    assert not (inside / "out").exists()
+    files = [name for name in files_in(inside) if name != "out/.infer.json"]
+    assert files in (["v.mp4"], ["out/predictions.jsonl", "v.mp4"])  # the first batch may be written by then, or not
+    if len(files) > 1:
+        assert [line["frame"] for line in lines_of(inside / "out")] in ([0], [0, 1])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_an_out_that_is_a_file_is_an_output_error(inside: Path) -> None:
         infer([write_video(inside / "v.mp4", [0, 40])], ColourRunner(), out="out")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_file_under_its_name(inside: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_lines_that_are_whole_can_be_gone_on_with(inside: Path) -> None:
     # A limit on the size of files stands in for a full disk, which a test cannot have.
     write_video(inside / "v.mp4", range(0, 40 * 200, 40))
     done = child("""
@@ -64,7 +64,12 @@ except SptError as error:
 """)
     assert done.stdout.startswith("OutputError out/predictions.jsonl cannot be written: File too large; ")
     assert done.stderr == ""
-    assert files_in(inside) == ["v.mp4"]
+    assert files_in(inside) == ["out/.infer.json", "out/predictions.jsonl", "v.mp4"]
+    kept = lines_of(inside / "out")
+    assert len(kept) > 10
+    report = infer(["v.mp4"], ColourRunner(), out="out", resume=True)
+    assert report.summary.resumed == len(kept)
+    assert [line["frame"] for line in lines_of(inside / "out")] == list(range(200))
 
 
 @pytest.fixture
@@ -119,11 +124,9 @@ def test_a_full_disk_is_one_sentence_exit_code_2_and_no_half_file_has_its_name(
     assert result.exit_code == 2, result.output
     (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert sentence.startswith(f"error: disk full while writing {disk}/out/{name}; free some space")
-    assert [each for each in files_in(disk) if not each.startswith("out/.infer")] == (
-        ["out/predictions.jsonl"] if name == "summary.json" else []
-    )
-    if name == "summary.json":
-        assert len(lines_of(disk / "out")) == frames
+    assert [each for each in files_in(disk) if not each.startswith("out/.infer")] == ["out/predictions.jsonl"]
+    kept = [line["frame"] for line in lines_of(disk / "out")]
+    assert kept == list(range(frames if name == "summary.json" else len(kept)))
 
 
 def test_a_resumed_run_that_finds_the_disk_full_keeps_the_lines_of_the_one_before(inside: Path) -> None:
