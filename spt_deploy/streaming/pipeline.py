@@ -3,11 +3,11 @@
     decode (see turns.py) -> preprocess -> model -> postprocess, draw, encode, write
 
 The slowest stage sets the pace and the rest hide behind it. The model runs in the caller's thread, where signals are
-heard, and, where the runner has several lanes, in as many threads as it has. Recordings are decoded by the thread that
-preprocesses, frame by frame, while a frame is in its cache; they get threads of their own only beside live sources, or
-when the model keeps waiting. Batches fill across sources, and do not wait long for live ones. Nothing grows with a
-video: the batch buffers go round, and no more frames are held than the queues have room for; where nothing is made of
-the pictures, none is held once it is in its batch.
+heard, and, where the runner has several lanes, in as many threads as it has. Recordings are decoded ahead, each in a
+thread of its own. Beside a model of several lanes, which has every core, the thread that preprocesses decodes them
+instead, frame by frame, while a frame is in its cache, until the model keeps waiting for it. Batches fill across
+sources, and do not wait long for live ones. Nothing grows with a video: the batch buffers go round, and no more frames
+are held than the queues have room for; where nothing is made of the pictures, none is held once it is in its batch.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class Pipeline:
             filled, answered = flow.channel(_Batch, ready), flow.channel(_Batch, 1)
             for _ in range(buffers):
                 free.put(_Batch(image_input.empty(self._batch)))
-            ahead = not all(source.prompt for source in sources)  # a live frame does not wait for a recording's decoder
+            # A model with lanes shares the cores with the decoders. A live frame waits for no recording's decoder.
+            ahead = self._lanes == 1 or not all(source.prompt for source in sources)
             turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done, ahead)
             flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
             flow.spawn("postprocess", lambda: self._hand_on(answered))

@@ -279,21 +279,39 @@ def test_pictures_that_nothing_is_made_of_are_not_held(tmp_path: Path) -> None:
     assert lines == shown  # the size of the picture among it
 
 
-@pytest.mark.parametrize("faster", ["model", "source"])
-def test_recordings_are_decoded_ahead_only_when_the_model_keeps_waiting(faster: str, tmp_path: Path) -> None:
-    class Slow(ColourRunner):
-        def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
-            time.sleep(0.01)
-            return super()._run(images, threshold)
+class Sharing(ColourRunner):
+    """Takes two batches at a time, each so many seconds long."""
 
-    source = Recording("a", 100, pause=0.005 if faster == "model" else 0.0)
-    runner = ColourRunner() if faster == "model" else Slow()
+    lanes = 2
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        time.sleep(self._seconds)
+        return super()._run(images, threshold)
+
+
+@pytest.mark.parametrize(
+    ("runner", "pause", "readers"),
+    [
+        (Sharing(0.0), 0.005, {"preprocess", "decode"}),
+        (Sharing(0.01), 0.0, {"preprocess"}),
+        (ColourRunner(), 0.0, {"decode"}),
+    ],
+    ids=["several lanes, waiting", "several lanes, busy", "one lane"],
+)
+def test_beside_a_model_of_several_lanes_recordings_are_decoded_ahead_only_when_it_keeps_waiting(
+    runner: ColourRunner, pause: float, readers: set[str], tmp_path: Path
+) -> None:
+    source = Recording("a", 100, pause)
     log = PredictionLog(tmp_path)
     with runner:
         Pipeline(runner, Postprocessing(), log, None, 2).run([source], Sampling(), StopRequest())
     lines = [json.loads(line) for line in log.keep()[0].read_text(encoding="utf-8").splitlines()]
     assert [line["frame"] for line in lines] == list(range(100))
-    assert set(source.readers) == {"preprocess"} | ({"decode"} if faster == "model" else set())
+    assert set(source.readers) == readers
 
 
 class LanesRunner(ColourRunner):
