@@ -57,7 +57,7 @@ def test_a_stream_that_is_left_leaves_no_thread(tmp_path: Path) -> None:
     import gc
 
     gc.collect()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_what_cannot_be_read_is_told_after_what_could(tmp_path: Path) -> None:

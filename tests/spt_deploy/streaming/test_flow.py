@@ -35,7 +35,7 @@ def test_items_arrive_whole_and_in_order_through_any_number_of_stages(items: int
             flow.spawn(f"stage {index}", lambda index=index: pass_on(index))  # type: ignore[misc]
         arrived.extend(channels[-1])
     assert arrived == list(range(1, items + 1))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_full_channel_holds_the_feeder_back() -> None:
@@ -95,7 +95,7 @@ def test_the_first_error_anywhere_stops_everything_and_is_the_one_that_is_raised
 
     with pytest.raises(ZeroDivisionError, match=place):
         run()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_the_error_keeps_its_traceback() -> None:
@@ -169,7 +169,7 @@ def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> Non
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_several_threads_put_and_the_order_is_that_of_the_numbers() -> None:
@@ -229,7 +229,7 @@ def test_who_waits_for_one_that_fails_ends_too() -> None:
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_where_there_is_no_room_the_oldest_of_a_kind_give_way() -> None:

@@ -198,7 +198,7 @@ def test_four_sources_of_which_one_ends_early_and_one_breaks_half_way_are_all_do
     assert of_broken == sorted(of_broken)
     assert [failure.source for failure in summary.failures] == [str(broken)]
     assert summary.read == summary.inferred == len(lines)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_failures_are_named_in_the_order_of_turns_whichever_decoder_is_faster(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_first_error_anywhere_ends_the_run_with_no_thread_left(
     monkeypatch.setattr(*target, fail)
     with pytest.raises(ZeroDivisionError, match=where):
         run([video], tmp_path / "out", 4)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
@@ -357,4 +357,4 @@ def test_an_error_in_one_lane_ends_all(tmp_path: Path) -> None:
     before = threading.active_count()
     with pytest.raises(ValueError, match="broken"):
         run([write_video(tmp_path / "v.mp4", range(0, 2000, 40))], tmp_path / "out", 2, Failing())
-    assert threading.active_count() == before
+    assert threading.active_count() <= before

@@ -132,7 +132,7 @@ def test_of_four_sources_one_ends_early_and_one_breaks_and_the_others_are_whole(
     before = threading.active_count()
     result = call("a.mp4", "broken.mkv", "b.mp4", "early.mp4", "--json")
     assert result.exit_code == 1
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert "error: 1 input could not be read: broken.mkv " in result.stderr
     assert [failure["source"] for failure in json.loads(result.stdout)["failures"]] == ["broken.mkv"]
     lines = lines_of(inside / "out")
@@ -167,7 +167,7 @@ def test_a_model_that_fails_in_mid_stream_shows_its_error_and_leaves_no_thread_a
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "error: unexpected ZeroDivisionError: of the third batch; run again with --debug" in result.stderr
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     # Of the two batches before, what was written by then stays, to be resumed; nothing else does.
     lines = ["out/.infer.json", "out/predictions.jsonl"]
     assert files_in(inside) in ([*videos, *lines], videos)
