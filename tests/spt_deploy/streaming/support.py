@@ -154,3 +154,11 @@ def read_times(path: Path) -> list[float]:
     """The presentation time of every frame, in seconds."""
     with av.open(str(path)) as container:
         return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def wait_for_lines(folder: Path, count: int) -> None:
+    """Until a run that writes into ``folder`` has written so many lines."""
+    deadline = time.monotonic() + 20
+    while sum(path.read_bytes().count(b"\n") for path in folder.glob(".predictions.*.jsonl")) < count:
+        assert time.monotonic() < deadline, f"no {count} lines in {folder}"
+        time.sleep(0.01)
