@@ -16,7 +16,7 @@ from spt_deploy.streaming.flow import Cancelled, Empty, Flow, InOrder
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 4))
 def test_items_arrive_whole_and_in_order_through_any_number_of_stages(items: int, size: int, stages: int) -> None:
     arrived: list[int] = []
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Flow() as flow:
         channels = [flow.channel(int, size) for _ in range(stages + 1)]
 
@@ -35,7 +35,7 @@ def test_items_arrive_whole_and_in_order_through_any_number_of_stages(items: int
             flow.spawn(f"stage {index}", lambda index=index: pass_on(index))  # type: ignore[misc]
         arrived.extend(channels[-1])
     assert arrived == list(range(1, items + 1))
-    assert threading.active_count() <= before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_full_channel_holds_the_feeder_back() -> None:
@@ -60,7 +60,7 @@ def test_a_full_channel_holds_the_feeder_back() -> None:
 
 @pytest.mark.parametrize("place", ["first", "middle", "last", "caller"])
 def test_the_first_error_anywhere_stops_everything_and_is_the_one_that_is_raised(place: str) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     def fail_at(where: str, number: int) -> None:
         if where == place and number == 5:
@@ -95,7 +95,7 @@ def test_the_first_error_anywhere_stops_everything_and_is_the_one_that_is_raised
 
     with pytest.raises(ZeroDivisionError, match=place):
         run()
-    assert threading.active_count() <= before
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_error_keeps_its_traceback() -> None:
@@ -166,10 +166,10 @@ def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> Non
             flow.spawn("feed", feed)
             raise KeyboardInterrupt
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert threading.active_count() <= before
+    assert set(threading.enumerate()) <= before
 
 
 def test_several_threads_put_and_the_order_is_that_of_the_numbers() -> None:
@@ -226,10 +226,10 @@ def test_who_waits_for_one_that_fails_ends_too() -> None:
             flow.spawn("ahead", lambda: in_order.put(2, 12))
             raise KeyboardInterrupt
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert threading.active_count() <= before
+    assert set(threading.enumerate()) <= before
 
 
 def test_where_there_is_no_room_the_oldest_of_a_kind_give_way() -> None:
