@@ -146,8 +146,7 @@ class Pipeline:
             filled, answered = flow.channel(_Batch, ready), flow.channel(_Batch, 1)
             for _ in range(buffers):
                 free.put(_Batch(image_input.empty(self._batch)))
-            # A model with lanes shares the cores with the decoders. A live frame waits for no recording's decoder.
-            ahead = self._lanes == 1 or not all(source.prompt for source in sources)
+            ahead = self._lanes == 1  # a model with lanes shares the cores with the decoders
             turns = Turns(flow, sources, sampling, stop, self._clock, self._summary, self._done, ahead)
             flow.spawn("preprocess", lambda: self._preprocess(turns, free, filled))
             flow.spawn("postprocess", lambda: self._hand_on(answered))

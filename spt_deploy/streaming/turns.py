@@ -62,7 +62,7 @@ class Turns:
         clock: told how long decoding takes.
         summary: failures, resumed and dropped frames, and gaps are counted there.
         done: source and frame of what has an answer already, and how often: so often it is passed over.
-        ahead: read recordings ahead from the start; else see ``read_ahead``.
+        ahead: read recordings ahead from the start, as is done beside live sources; else see ``read_ahead``.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Turns:
         self._waiting = deque(sources)
         self._reading: deque[tuple[Source, _Recording | Channel[Item]]] = deque()
         self._bell = threading.Condition()  # of all who may be long in coming: rung when any of them has something
-        self._ahead = ahead
+        self._ahead = ahead or self.may_wait  # a live frame waits for no recording's decoder
 
     def take(self, patience: float | None = None) -> Turn | None:
         """The next turn; None when all sources have ended.
