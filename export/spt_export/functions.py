@@ -2,7 +2,7 @@
 
 A runtime that does not know the operators inlines these; `spt_deploy.model.reference` has the same meaning in
 PyTorch, and a test compares them. The bodies serve fp32 and fp16 alike: constants are cast like the data.
-Empty selections are legal everywhere, so no Reshape here infers a dimension of something that may be empty.
+Empty selections are legal everywhere: a Reshape infers the dimension that may be 0, and no other.
 
 `static_functions.py` has those of static packing. onnxscript compiles the bodies from their source, so they hold
 tensors and operators only.
@@ -20,24 +20,29 @@ from onnxscript.onnx_opset import opset20 as op
 from spt_deploy.config import Packing
 from spt_deploy.model.operators import DOMAIN, OPSET_VERSION, PLUGIN_ATTRIBUTES
 from spt_export import static_functions as static
-from spt_export.masked_bias import FLOAT, INT64, SPT, MaskedBias
+from spt_export.masked_bias import FLOAT, INT32, INT64, NO_TOKEN, SPT, MaskedBias, TokenCodes
 
 ONNX_OPSET = 20
 
 
 @script(SPT)
 def SelectTokens(logits, order, threshold):  # noqa: N802
-    keep = op.Greater(op.Gather(logits, order, axis=1), threshold)
-    index = op.NonZero(keep)
-    image = op.Gather(index, 0, axis=0)
-    token = op.Gather(order, op.Gather(index, 1, axis=0))
-    token_of_slot = op.Add(op.Mul(image, op.Squeeze(op.Shape(logits, start=1))), token)
-    kept = op.Squeeze(op.Shape(token_of_slot))
-    nothing = op.Expand(op.Constant(value_int=-1), op.Reshape(op.Size(logits), op.Constant(value_ints=[1])))
-    slots = op.ScatterElements(nothing, token_of_slot, op.Range(0, kept, 1), axis=0)
-    slot_of_token = op.Reshape(slots, op.Shape(logits))
-    counts = op.ReduceSum(op.Cast(keep, to=INT64), op.Constant(value_ints=[1]), keepdims=0)
-    cu_seqlens = op.Concat(op.Constant(value_ints=[0]), op.CumSum(counts, 0), axis=0)
+    flat = op.Constant(value_ints=[-1])
+    shape = op.Shape(logits)
+    batch = op.Squeeze(op.Shape(logits, end=1))
+    tokens = op.Squeeze(op.Shape(logits, start=1))
+    keep = op.Reshape(op.Greater(op.Gather(logits, order, axis=1), threshold), flat)
+    image = op.Unsqueeze(op.Range(0, batch, 1), op.Constant(value_ints=[1]))
+    token = op.Reshape(op.Add(op.Mul(image, tokens), order), flat)
+    token_of_slot = op.Gather(token, op.Squeeze(op.NonZero(keep), op.Constant(value_ints=[0])))
+
+    kept_so_far = op.CumSum(op.Cast(keep, to=INT64), 0)
+    slot = op.Where(keep, op.Sub(kept_so_far, 1), op.Constant(value_int=-1))
+    every = op.Range(0, tokens, 1)
+    place_of_token = op.ScatterElements(every, order, every, axis=0)  # the inverse of the order
+    slot_of_token = op.Gather(op.Reshape(slot, shape), place_of_token, axis=1)
+    ends = op.Gather(op.Reshape(kept_so_far, shape), op.Sub(tokens, 1), axis=1)
+    cu_seqlens = op.Concat(op.Constant(value_ints=[0]), ends, axis=0)
     return token_of_slot, slot_of_token, cu_seqlens
 
 
@@ -52,37 +57,41 @@ def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
 
 @script(SPT)
 def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
+    # Listed for every container there is room for, of which the filled ones are taken.
+    row = op.Constant(value_ints=[1])
     before = op.Slice(cu_seqlens, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
     after = op.Slice(cu_seqlens, op.Constant(value_ints=[1]), op.Constant(value_ints=[2147483647]))
+    most = op.Div(op.Sub(op.Add(tokens, length), 1), length)
+    first = op.Add(op.Unsqueeze(before, row), op.Mul(op.Range(0, most, 1), length))
+    filled = op.Reshape(op.Less(first, op.Unsqueeze(after, row)), op.Constant(value_ints=[-1]))
+    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[2])), op.Range(0, length, 1))
+    listed = op.Where(op.Less(raw, op.Unsqueeze(after, op.Constant(value_ints=[1, 2]))), raw, op.Constant(value_int=-1))
+    one_each = op.Concat(op.Constant(value_ints=[-1, 1]), op.Reshape(length, row), axis=0)
+    slots = op.Gather(op.Reshape(listed, one_each), op.Squeeze(op.NonZero(filled), op.Constant(value_ints=[0])))
+
+    # Within an image a slot and its place differ by a constant.
     count = op.Div(op.Sub(op.Add(op.Sub(after, before), length), 1), length)
     ends = op.CumSum(count, 0)
-    index = op.Range(0, op.Squeeze(op.Gather(ends, op.Constant(value_ints=[-1]))), 1)
-    passed = op.GreaterOrEqual(op.Unsqueeze(index, op.Constant(value_ints=[1])), ends)
-    image = op.ReduceSum(op.Cast(passed, to=INT64), op.Constant(value_ints=[1]), keepdims=0)
-    # Within an image a slot and its place differ by a constant.
-    offset = op.Sub(before, op.Mul(op.Sub(ends, count), length))
-    first = op.Add(op.Mul(index, length), op.Gather(offset, image))
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1])), op.Range(0, length, 1))
-    filled = op.Less(raw, op.Unsqueeze(op.Gather(after, image), op.Constant(value_ints=[1])))
-    sees = op.Unsqueeze(filled, op.Constant(value_ints=[1]))
-    kept = op.Squeeze(op.Shape(token_of_slot))
-    slots = op.Min(raw, op.Sub(kept, 1))
-    places = op.Sub(op.Range(0, kept, 1), op.Gather(offset, op.Div(token_of_slot, tokens)))
-    return slots, sees, places
+    shift = op.Sub(op.Mul(op.Sub(ends, count), length), before)
+    of_token = op.Expand(op.Unsqueeze(shift, row), op.Concat(row, op.Reshape(tokens, row), axis=0))
+    slot = op.CumSum(op.Clip(token_of_slot, 1, 1), 0, exclusive=1)
+    places = op.Add(slot, op.Gather(op.Reshape(of_token, op.Constant(value_ints=[-1])), token_of_slot))
+    room = op.Mul(op.Gather(ends, op.Constant(value_ints=[-1])), length)
+    return slots, places, room
 
 
 @script(SPT)
 def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
-    kept = op.Squeeze(op.Shape(token_of_slot))
-    count = op.Div(op.Sub(op.Add(kept, length), 1), length)
-    first = op.Unsqueeze(op.Mul(op.Range(0, count, 1), length), op.Constant(value_ints=[1]))
-    raw = op.Add(first, op.Range(0, length, 1))
-    slots = op.Min(raw, op.Sub(kept, 1))
-    image = op.Div(op.Gather(token_of_slot, slots), tokens)
-    group = op.Where(op.Less(raw, kept), image, op.Constant(value_int=-1))
-    sees = op.Equal(op.Unsqueeze(group, op.Constant(value_ints=[2])), op.Unsqueeze(group, op.Constant(value_ints=[1])))
-    places = op.Range(0, kept, 1)
-    return slots, sees, places
+    kept = op.Slice(cu_seqlens, op.Constant(value_ints=[-1]), op.Constant(value_ints=[2147483647]))
+    all_tokens = op.Mul(op.Sub(op.Size(cu_seqlens), 1), tokens)
+    most = op.Div(op.Sub(op.Add(all_tokens, length), 1), length)
+    first = op.Mul(op.Range(0, most, 1), length)
+    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1, 2])), op.Range(0, length, 1))
+    listed = op.Where(op.Less(raw, kept), raw, op.Constant(value_int=-1))
+    slots = op.Gather(listed, op.Squeeze(op.NonZero(op.Less(first, kept)), op.Constant(value_ints=[0])))
+    places = op.CumSum(op.Clip(token_of_slot, 1, 1), 0, exclusive=1)
+    room = op.Mul(op.Div(op.Sub(op.Add(kept, length), 1), length), length)
+    return slots, places, room
 
 
 @script(SPT)
@@ -90,26 +99,33 @@ def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
     length = op.Mul(window, window)
-    slots, sees, places = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
-
-    token = op.Mod(op.Gather(token_of_slot, slots), tokens)
-    bias = MaskedBias(token, sees, bias_table, window, width)
+    # K x 1 x L: a place without a token has slot -1, and index -1 takes the last row, whatever that is.
+    slots, places, room = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
+    codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), token_of_slot)
+    no_token = op.Cast(op.Constant(value_ints=[NO_TOKEN]), to=INT32)
+    code = op.Gather(op.Concat(codes, no_token, axis=0), slots)
+    bias = MaskedBias(code, cu_seqlens, bias_table, window, tokens, width)
 
     # Rows 3s, 3s + 1, 3s + 2 of the regrouped matrix are query, key and value of slot s.
+    every = op.Constant(value_ints=[-1])
+    head = op.Reshape(heads, op.Constant(value_ints=[1]))
     channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
     head_dim = op.Div(channels, heads)
-    grouped = op.Reshape(qkv, op.Concat(op.Mul(op.Shape(qkv, end=1), op.Constant(value_ints=[3])), channels, axis=0))
-    by_head = op.Concat(op.Shape(slots), op.Reshape(heads, op.Constant(value_ints=[1])), head_dim, axis=0)
+    every_row = op.Concat(every, channels, axis=0)
+    grouped = op.Reshape(qkv, every_row)
+    by_head = op.Concat(every, op.Reshape(length, op.Constant(value_ints=[1])), head, head_dim, axis=0)
     of_query = op.Mul(slots, 3)
     q = op.Transpose(op.Reshape(op.Gather(grouped, of_query), by_head), perm=[2, 0, 1, 3])
-    k = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 1)), by_head), perm=[2, 0, 3, 1])
+    k = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 1)), by_head), perm=[2, 0, 1, 3])
     v = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 2)), by_head), perm=[2, 0, 1, 3])
+    # Scaled between two transposes, the second of which the product takes in; one that does both is slower.
     scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
-    scores = op.Add(op.MatMul(op.Mul(q, op.CastLike(scale, q)), k), bias)
+    scores = op.Add(op.MatMul(q, op.Transpose(op.Mul(k, op.CastLike(scale, k)), perm=[0, 1, 3, 2])), bias)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
-    attended = op.Transpose(op.MatMul(weights, v), perm=[1, 2, 0, 3])
-    flat = op.Concat(op.Reshape(op.Size(slots), op.Constant(value_ints=[1])), channels, axis=0)
-    o = op.Gather(op.Reshape(attended, flat), places, axis=0)
+    attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
+    of_head = op.Mul(op.Range(0, heads, 1), room)
+    at = op.Add(op.Unsqueeze(places, op.Constant(value_ints=[1])), of_head)
+    o = op.Reshape(op.Gather(attended, at), every_row)
     return o
 
 
@@ -134,10 +150,10 @@ def function_protos(packing: Packing) -> list[FunctionProto]:
     helpers: tuple[OnnxFunction[..., Any], ...]
     if packing == "static":
         operators = (static.SelectTokens, static.PackedQKV, static.PackedAttention, static.UnpackProject)
-        helpers = (MaskedBias,)
+        helpers = (MaskedBias, TokenCodes)
     else:
         operators = (SelectTokens, PackedQKV, PackedAttention, UnpackProject)
-        helpers = (ContainersBatch if packing == "batch" else ContainersPerImage, MaskedBias)
+        helpers = (ContainersBatch if packing == "batch" else ContainersPerImage, MaskedBias, TokenCodes)
     protos: list[FunctionProto] = []
     for function in (*helpers, *operators):
         proto = function.to_function_proto()

@@ -1,4 +1,9 @@
-"""What the functions of every packing share: the bias of a container with its mask, and the names of their types."""
+"""What the functions of every packing share: the bias of a container with its mask, and the names of their types.
+
+A slot has a *code*, one number that says in which image and where its token is, so that the difference of two codes
+says which entry of the bias a pair takes, or that it is masked. One subtraction for each pair is all that is computed
+there; what the entries are depends on sizes and weights alone, and runtimes compute it when they load the file.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +20,52 @@ FLOAT = TensorProto.FLOAT
 INT32 = TensorProto.INT32
 INT64 = TensorProto.INT64
 BOOL = TensorProto.BOOL
+NO_TOKEN = -(2**30)  # the code of a slot without a token: far from every other, and no difference overflows 32 bits
 
 
 @script(SPT)
-def MaskedBias(token, sees, bias_table, window, width):  # noqa: N802
-    # Relative position bias and mask in one gather: the row after the table's last is the masked one.
-    y = op.Cast(op.Div(token, width), to=INT32)
-    x = op.Cast(op.Mod(token, width), to=INT32)
-    reach = op.Cast(op.Sub(window, 1), to=INT32)
-    side = op.Add(op.Add(reach, reach), op.Cast(1, to=INT32))
-    dy = op.Sub(op.Unsqueeze(y, op.Constant(value_ints=[2])), op.Unsqueeze(y, op.Constant(value_ints=[1])))
-    dx = op.Sub(op.Unsqueeze(x, op.Constant(value_ints=[2])), op.Unsqueeze(x, op.Constant(value_ints=[1])))
+def TokenCodes(cu_seqlens, tokens, width):  # noqa: N802
+    # Two tokens of an image differ by dy * stride + dx, and by less than half a span; of two images, by more.
+    token = op.Range(0, tokens, 1)
+    stride = op.Sub(op.Add(width, width), 1)
+    height = op.Div(tokens, width)
+    span = op.Mul(op.Sub(op.Mul(height, 4), 2), stride)
+    place = op.Add(op.Mul(op.Div(token, width), stride), op.Mod(token, width))
+    image = op.Range(0, op.Sub(op.Size(cu_seqlens), 1), 1)
+    code = op.Add(op.Mul(op.Unsqueeze(image, op.Constant(value_ints=[1])), span), place)
+    codes = op.Cast(op.Reshape(code, op.Constant(value_ints=[-1])), to=INT32)
+    return codes
+
+
+@script(SPT)
+def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N802
+    # The bias of every difference within an image, between two entries for the pairs that are masked.
+    reach = op.Sub(window, 1)
     far = op.Neg(reach)
-    row = op.Add(op.Mul(op.Add(op.Clip(dy, far, reach), reach), side), op.Add(op.Clip(dx, far, reach), reach))
-    masked_row = op.Mul(side, side)
-    index = op.Where(sees, row, masked_row)
-    masked = op.CastLike(op.Constant(value_float=MASKED), bias_table)
-    masked_values = op.Expand(masked, op.Concat(op.Constant(value_ints=[1]), op.Shape(bias_table, start=1), axis=0))
-    table = op.Transpose(op.Concat(bias_table, masked_values, axis=0), perm=[1, 0])
+    side = op.Add(op.Add(reach, reach), 1)
+    height = op.Div(tokens, width)
+    dy = op.Add(op.Clip(op.Range(op.Sub(1, height), height, 1), far, reach), reach)
+    dx = op.Add(op.Clip(op.Range(op.Sub(1, width), width, 1), far, reach), reach)
+    row = op.Add(op.Mul(op.Unsqueeze(dy, op.Constant(value_ints=[1])), side), dx)
+    rows = op.Reshape(row, op.Constant(value_ints=[-1]))
+    known = op.Gather(op.Transpose(bias_table, perm=[1, 0]), rows, axis=1)
+
+    # The first of cu_seqlens is 0. A runtime does not know that; a table it computed when it loaded the file would stay
+    # in float32 in OpenVINO's bfloat16, and each bias be gathered in float32 and converted.
+    zero = op.Slice(cu_seqlens, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    value = op.Add(op.CastLike(op.Constant(value_float=MASKED), known), op.CastLike(zero, known))
+    masked = op.Expand(value, op.Concat(op.Shape(known, end=1), op.Constant(value_ints=[1]), axis=0))
+    table = op.Concat(masked, known, masked, axis=1)
+
+    last = op.Cast(op.Add(op.Size(rows), 1), to=INT32)
+    middle = op.Div(last, op.Cast(2, to=INT32))
+    by_query = op.Concat(
+        op.Constant(value_ints=[-1]),
+        op.Reshape(op.Mul(window, window), op.Constant(value_ints=[1])),
+        op.Constant(value_ints=[1]),
+        axis=0,
+    )
+    difference = op.Sub(op.Reshape(code, by_query), code)  # K x L x L
+    index = op.Clip(op.Add(difference, middle), op.Cast(0, to=INT32), last)
     bias = op.Gather(table, index, axis=1)  # heads x K x L x L
     return bias

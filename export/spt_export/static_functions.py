@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnxscript import script
 from onnxscript.onnx_opset import opset20 as op
 
-from spt_export.masked_bias import BOOL, FLOAT, INT64, SPT, MaskedBias
+from spt_export.masked_bias import BOOL, FLOAT, INT32, INT64, NO_TOKEN, SPT, MaskedBias, TokenCodes
 
 
 @script(SPT)
@@ -71,10 +71,11 @@ def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
     length = op.Reshape(op.Mul(window, window), op.Constant(value_ints=[1]))
-    containers = op.Reshape(token_of_slot, op.Concat(op.Constant(value_ints=[-1]), length, axis=0))
-    sees = op.Unsqueeze(op.GreaterOrEqual(containers, op.Constant(value_int=0)), op.Constant(value_ints=[1]))
-    token = op.Mod(op.Max(containers, op.Constant(value_int=0)), tokens)
-    bias = MaskedBias(token, sees, bias_table, window, width)
+    containers = op.Reshape(token_of_slot, op.Concat(op.Constant(value_ints=[-1, 1]), length, axis=0))
+    filled = op.GreaterOrEqual(containers, op.Constant(value_int=0))
+    codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), op.Max(containers, op.Constant(value_int=0)))
+    code = op.Where(filled, codes, op.Cast(op.Constant(value_int=NO_TOKEN), to=INT32))
+    bias = MaskedBias(code, cu_seqlens, bias_table, window, tokens, width)
 
     channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
     head = op.Reshape(heads, op.Constant(value_ints=[1]))

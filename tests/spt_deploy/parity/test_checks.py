@@ -112,13 +112,14 @@ def test_a_wrong_gate_is_found_and_named(made: Exported, tmp_path: Path) -> None
 
 
 def test_a_mask_that_lets_images_see_each_other_is_found(tmp_path: Path) -> None:
-    """Batch packing, with the same-image test of its function replaced by 'is there a token'."""
+    """Batch packing, with the codes of an image's tokens moved by a single place from those of the image before."""
     made = make_exported(tmp_path, SIZE, packing="batch", name="spt_micro")
 
     def change(proto: onnx.ModelProto) -> None:
-        (function,) = [f for f in proto.functions if f.name == "Containers"]
-        (equal,) = [n for n in function.node if n.op_type == "Equal"]
-        equal.op_type = "GreaterOrEqual"  # query's image >= key's image: earlier images become visible
+        (function,) = [f for f in proto.functions if f.name == "TokenCodes"]
+        (image,) = [n.output[0] for n in function.node if n.op_type == "Unsqueeze"]
+        (apart,) = [n for n in function.node if n.op_type == "Mul" and image in n.input]
+        apart.op_type = "Mod"  # image * span becomes image, which is smaller than the span
 
     assert not _compare(made.checkpoint, _changed(made, tmp_path, change), "batch").passed
 
