@@ -104,18 +104,18 @@ class _OnnxRuntimeProbe(_OnnxProbe):
 
 class _OpenVinoProbe(_OnnxProbe):
     def __init__(self, runner: Runner) -> None:
+        from spt_deploy.runtimes.openvino_batches import ByBatch
         from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
         assert isinstance(runner, OpenVinoRunner)
-        self._request = compile_model(proto, runner.path.name, runner.options).create_infer_request()
-        self._names = [output.name for output in proto.graph.output]
+        name, options = runner.path.name, runner.options
+        outputs = [output.name for output in proto.graph.output]
+        self._model = ByBatch(lambda batch: compile_model(proto, name, options, batch), outputs=outputs)
         super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
-        from spt_deploy.runtimes.openvino_runner import run_compiled
-
-        return run_compiled(self._request, feeds, self._names)
+        return self._model.run(feeds)
 
 
 def open_probe(runner: Runner) -> Probe:

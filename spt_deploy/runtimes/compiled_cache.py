@@ -14,7 +14,7 @@ from spt_deploy.engine.caches import cache_folder, read_cache, write_cache
 from spt_deploy.errors import OutputError
 
 _HASH = hashlib.sha256().digest_size
-MOST_FILES = 8  # each about as large as its model
+MOST_FILES = 12  # each about as large as its model
 
 
 def compiled_path(artefact: Path, version: str, processor: str, options: dict[str, object]) -> Path:

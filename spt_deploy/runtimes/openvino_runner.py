@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +18,10 @@ except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
 from spt_deploy.image_input import Images
-from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
+from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
+from spt_deploy.runtimes.openvino_batches import ByBatch
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
 
@@ -74,13 +74,16 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     return options
 
 
-def compile_model(proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None) -> Any:
+def compile_model(
+    proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None, batch: int | None = None
+) -> Any:
     """Compile for the CPU.
 
     Args:
         proto: with its functions.
         where: names the file in errors.
         options: see ``options_for``.
+        batch: images that it is run on, no more and no less; None compiles it for any number.
 
     Raises:
         ArtefactError: when OpenVINO cannot read or compile the model.
@@ -88,6 +91,14 @@ def compile_model(proto: onnx.ModelProto, where: str, options: dict[str, object]
     core = openvino_core()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
+        if batch is not None:
+            model.reshape(
+                {
+                    each: [batch, *each.partial_shape[1:]]
+                    for each in model.inputs
+                    if IMAGES_INPUT in each.names or (len(each.partial_shape) and each.partial_shape[0].is_dynamic)
+                }
+            )
         return core.compile_model(model, "CPU", options or options_for())
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
@@ -98,12 +109,6 @@ def _shown(of_file: str, asked: str | None) -> str:
     if of_file == "int8":
         return "int8+bf16" if asked == "bf16" else "int8"
     return asked or of_file
-
-
-def run_compiled(request: Any, feeds: Arrays, names: Sequence[str]) -> Arrays:
-    """Run a request on named arrays; the outputs of these names, copied out of OpenVINO's buffers."""
-    results = request.infer(feeds)
-    return {name: np.array(results[name]) for name in names}
 
 
 class OpenVinoRunner(Runner):
@@ -141,44 +146,46 @@ class OpenVinoRunner(Runner):
             raise UsageError(f"the openvino runtime runs on the CPU here, not on {device!r}; use --device cpu")
         facts = read_facts(path)
         self.options = options_for(precision, lanes)
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        self._names: list[str] = []
         super().__init__(path, facts, precision=_shown(facts.precision, precision), threshold=threshold)
         self.computes_in = precision
         self.lanes = lanes
         self._keep = keep
+        self._batch = 1
+        self._model = ByBatch(self._compiled, lanes)
+        self._names: Sequence[str] = ()
+
+    def expect(self, batch: int) -> None:
+        self._batch = batch
+        if self._is_open:
+            self._open()
 
     def _open(self) -> None:
-        compiled = self._compiled()
-        self._names = [output.any_name for output in compiled.outputs]
-        for _ in range(self.lanes):
-            self._requests.put(compiled.create_infer_request())
+        self._names = self._model.expect(self._batch)
 
-    def _compiled(self) -> Any:
+    def _compiled(self, batch: int) -> Any:
+        def compiled() -> Any:
+            return compile_model(load_onnx(self.path), self.path.name, self.options, batch)
+
         if not self._keep:
-            return compile_model(load_onnx(self.path), self.path.name, self.options)
+            return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        place = compiled_path(self.path, openvino.__version__, processor, self.options)
+        place = compiled_path(self.path, openvino.__version__, processor, self.options | {"batch": batch})
         data = read_compiled(place)
         if data:
             try:
                 return core.import_model(data, "CPU", self.options)
             except RuntimeError:  # of a library that only looks the same
                 pass
-        compiled = compile_model(load_onnx(self.path), self.path.name, self.options)
-        keep_compiled(place, compiled.export_model().getvalue())
-        return compiled
+        fresh = compiled()
+        keep_compiled(place, fresh.export_model().getvalue())
+        return fresh
 
     def _run(self, images: Images, threshold: float | None) -> Arrays:
-        request = self._requests.get()
-        try:
-            return run_compiled(request, graph_inputs(self.facts, images, threshold), self._names)
-        finally:
-            self._requests.put(request)
+        return self._model.run(graph_inputs(self.facts, images, threshold))
 
-    def _output_names(self) -> list[str]:
+    def _output_names(self) -> Sequence[str]:
         return self._names
 
     def _close(self) -> None:
-        self._requests = SimpleQueue()
+        self._model = ByBatch(self._compiled, self.lanes)

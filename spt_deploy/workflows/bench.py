@@ -141,6 +141,8 @@ def bench(
                 contenders = [Contender(name, "", run, *about[name]) for name, run in runs.items()]
                 inputs = None
             else:
+                for runner in runners:
+                    runner.expect(batch)
                 inputs = _inputs(runners, batch, data)
                 contenders = _contenders(runners, inputs, ratios)
             status(f"batch {batch}: {len(contenders)} contenders, {rounds} rounds")

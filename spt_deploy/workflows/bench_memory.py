@@ -37,7 +37,9 @@ def main() -> None:
     from spt_deploy.runtimes import open_runner
 
     path, runtime, device, batch, precision = sys.argv[1:]
-    with open_runner(Path(path), runtime, device, precision=precision or None) as runner:
+    opened = open_runner(Path(path), runtime, device, precision=precision or None)
+    opened.expect(int(batch))
+    with opened as runner:
         size = runner.facts.preprocessing.size
         noise = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
         images = runner.facts.image_input.of(noise)

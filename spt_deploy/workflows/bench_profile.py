@@ -15,7 +15,7 @@ from spt_deploy.image_input import Images
 from spt_deploy.parity.instrument import instrument
 from spt_deploy.parity.probe import Masks, feeds_of
 from spt_deploy.runtimes import Runner
-from spt_deploy.runtimes.base import Arrays
+from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays
 from spt_deploy.runtimes.onnx_file import load_onnx
 
 _RUNS = 3
@@ -95,7 +95,8 @@ def _openvino(runner: Runner, proto: Any, feeds: Arrays) -> list[tuple[str, str,
 
     assert isinstance(runner, OpenVinoRunner)
     options = runner.options | {"PERF_COUNT": "YES"}
-    request = compile_model(proto, runner.path.name, options).create_infer_request()
+    batch = len(feeds[IMAGES_INPUT])
+    request = compile_model(proto, runner.path.name, options, batch).create_infer_request()
     times = []
     for number in range(_WARM_UP + _RUNS):
         request.infer(feeds)

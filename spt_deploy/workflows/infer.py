@@ -195,8 +195,9 @@ def infer(
         several_at_a_time = target_fps is None and _is_long(opened, sampling, batch)
         runner, why = _runner(model, runtime, device, precision, several_at_a_time)
         chosen = chosen_threshold(runner, threshold, target_fps, threshold_range)
+        batch = min(batch, runner.max_batch or batch)
+        runner.expect(min(batch, expected_frames(opened, sampling) or batch))
         with runner:
-            batch = min(batch, runner.max_batch or batch)
             if on_model:
                 on_model(runner, why)
             folder = Path(out) if out is not None else fresh_folder(opened[0].name)

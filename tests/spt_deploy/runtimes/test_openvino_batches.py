@@ -1,0 +1,98 @@
+"""A model compiled for the sizes of batch that come: the same answers, and no more compiling than it is worth."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from onnx import TensorProto, helper
+
+pytest.importorskip("openvino", reason="OpenVINO is an extra")
+
+from spt_deploy.runtimes import openvino_batches
+from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch
+from spt_deploy.runtimes.openvino_runner import compile_model
+
+
+class Sums:
+    """Adds a number to the mean of each image: a real model in OpenVINO, and the sizes that it was compiled for."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        info, dims = helper.make_tensor_value_info, ["batch", 3, 8, 8]
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
+            helper.make_node("Add", ["mean", "number"], ["sum"]),
+        ]
+        inputs = [info("images", TensorProto.FLOAT, dims), info("number", TensorProto.FLOAT, [])]
+        graph = helper.make_graph(nodes, "sums", inputs, [info("sum", TensorProto.FLOAT, ["batch", 3, 1, 1])])
+        self._proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        self.compiled_for: list[int] = []
+        self.model = ByBatch(self._compiled, lanes)
+
+    def _compiled(self, batch: int) -> Any:
+        self.compiled_for.append(batch)
+        return compile_model(self._proto, "sums", batch=batch)
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> None:
+        found = self.model.run({"images": images, "number": np.asarray(2.0, dtype=np.float32)})
+        np.testing.assert_allclose(found["sum"], images.mean((2, 3), keepdims=True) + 2.0, atol=1e-5)
+
+
+def images(batch: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((batch, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.fixture
+def every_step_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(openvino_batches.time, "perf_counter", lambda: float(next(clock)))
+
+
+def test_a_smaller_batch_is_filled_up_until_that_has_cost_as_much_as_compiling(every_step_takes_a_second: None) -> None:
+    sums = Sums()
+    sums(images(4))
+    sums(images(1))  # three quarters of a second wasted
+    assert sums.compiled_for == [4]
+    sums(images(1))
+    assert sums.compiled_for == [4, 1]
+    sums(images(3))
+    sums(images(3))
+    sums(images(3))
+    assert sums.compiled_for == [4, 1]
+    sums(images(3))
+    assert sums.compiled_for == [4, 1, 3]
+
+
+def test_a_larger_batch_is_compiled_for_at_once(every_step_takes_a_second: None) -> None:
+    sums = Sums()
+    sums(images(1))
+    sums(images(5))
+    assert sums.compiled_for == [1, 5]
+
+
+def test_the_sizes_that_were_of_use_last_are_kept(every_step_takes_a_second: None) -> None:
+    sums = Sums()
+    sizes = list(range(1, MOST_SIZES + 2))
+    for size in sizes:
+        sums(images(size))
+        sums(images(sizes[0]))
+    assert sums.compiled_for == sizes
+    assert list(sums.model.sizes) == [sizes[0], *sizes[-MOST_SIZES + 1 :]]
+
+
+def test_a_size_that_is_expected_is_compiled_for_before_it_comes() -> None:
+    sums = Sums()
+    assert sums.model.expect(6) == sums.model.expect(6) == ["sum"]
+    sums(images(6))
+    assert sums.compiled_for == [6]
+
+
+def test_batches_of_all_sizes_at_the_same_time_get_their_own_answers() -> None:
+    sums = Sums(lanes=3)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda seed: sums(images(1 + seed % 7, seed)), range(60)))
+    assert max(sums.compiled_for) == 7
