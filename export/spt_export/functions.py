@@ -66,8 +66,8 @@ def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     filled = op.Reshape(op.Less(first, op.Unsqueeze(after, row)), op.Constant(value_ints=[-1]))
     raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[2])), op.Range(0, length, 1))
     listed = op.Where(op.Less(raw, op.Unsqueeze(after, op.Constant(value_ints=[1, 2]))), raw, op.Constant(value_int=-1))
-    one_each = op.Concat(op.Constant(value_ints=[-1, 1]), op.Reshape(length, row), axis=0)
-    slots = op.Gather(op.Reshape(listed, one_each), op.Squeeze(op.NonZero(filled), op.Constant(value_ints=[0])))
+    by_container = op.Concat(op.Constant(value_ints=[-1]), op.Reshape(length, row), axis=0)
+    slots = op.Gather(op.Reshape(listed, by_container), op.Squeeze(op.NonZero(filled), op.Constant(value_ints=[0])))
 
     # Within an image a slot and its place differ by a constant.
     count = op.Div(op.Sub(op.Add(op.Sub(after, before), length), 1), length)
@@ -86,7 +86,7 @@ def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     all_tokens = op.Mul(op.Sub(op.Size(cu_seqlens), 1), tokens)
     most = op.Div(op.Sub(op.Add(all_tokens, length), 1), length)
     first = op.Mul(op.Range(0, most, 1), length)
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1, 2])), op.Range(0, length, 1))
+    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1])), op.Range(0, length, 1))
     listed = op.Where(op.Less(raw, kept), raw, op.Constant(value_int=-1))
     slots = op.Gather(listed, op.Squeeze(op.NonZero(op.Less(first, kept)), op.Constant(value_ints=[0])))
     places = op.CumSum(op.Clip(token_of_slot, 1, 1), 0, exclusive=1)
@@ -99,7 +99,7 @@ def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
     length = op.Mul(window, window)
-    # K x 1 x L: a place without a token has slot -1, and index -1 takes the last row, whatever that is.
+    # K x L: a place without a token has slot -1, and index -1 takes the last row, whatever that is.
     slots, places, room = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
     codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), token_of_slot)
     no_token = op.Cast(op.Constant(value_ints=[NO_TOKEN]), to=INT32)
@@ -111,13 +111,11 @@ def PackedAttention(  # noqa: N802
     head = op.Reshape(heads, op.Constant(value_ints=[1]))
     channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
     head_dim = op.Div(channels, heads)
-    every_row = op.Concat(every, channels, axis=0)
-    grouped = op.Reshape(qkv, every_row)
-    by_head = op.Concat(every, op.Reshape(length, op.Constant(value_ints=[1])), head, head_dim, axis=0)
+    grouped = op.Reshape(qkv, op.Concat(every, head, head_dim, axis=0))
     of_query = op.Mul(slots, 3)
-    q = op.Transpose(op.Reshape(op.Gather(grouped, of_query), by_head), perm=[2, 0, 1, 3])
-    k = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 1)), by_head), perm=[2, 0, 1, 3])
-    v = op.Transpose(op.Reshape(op.Gather(grouped, op.Add(of_query, 2)), by_head), perm=[2, 0, 1, 3])
+    q = op.Transpose(op.Gather(grouped, of_query), perm=[2, 0, 1, 3])
+    k = op.Transpose(op.Gather(grouped, op.Add(of_query, 1)), perm=[2, 0, 1, 3])
+    v = op.Transpose(op.Gather(grouped, op.Add(of_query, 2)), perm=[2, 0, 1, 3])
     # Scaled between two transposes, the second of which the product takes in; one that does both is slower.
     scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
     scores = op.Add(op.MatMul(q, op.Transpose(op.Mul(k, op.CastLike(scale, k)), perm=[0, 1, 3, 2])), bias)
@@ -125,7 +123,7 @@ def PackedAttention(  # noqa: N802
     attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
     of_head = op.Mul(op.Range(0, heads, 1), room)
     at = op.Add(op.Unsqueeze(places, op.Constant(value_ints=[1])), of_head)
-    o = op.Reshape(op.Gather(attended, at), every_row)
+    o = op.Reshape(op.Gather(attended, at), op.Concat(every, channels, axis=0))
     return o
 
 

@@ -59,13 +59,8 @@ def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N8
 
     last = op.Cast(op.Add(op.Size(rows), 1), to=INT32)
     middle = op.Div(last, op.Cast(2, to=INT32))
-    by_query = op.Concat(
-        op.Constant(value_ints=[-1]),
-        op.Reshape(op.Mul(window, window), op.Constant(value_ints=[1])),
-        op.Constant(value_ints=[1]),
-        axis=0,
-    )
-    difference = op.Sub(op.Reshape(code, by_query), code)  # K x L x L
+    one, two = op.Constant(value_ints=[1]), op.Constant(value_ints=[2])
+    difference = op.Sub(op.Unsqueeze(code, two), op.Unsqueeze(code, one))  # K x L x L
     index = op.Clip(op.Add(difference, middle), op.Cast(0, to=INT32), last)
     bias = op.Gather(table, index, axis=1)  # heads x K x L x L
     return bias

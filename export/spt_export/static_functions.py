@@ -71,7 +71,7 @@ def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
     length = op.Reshape(op.Mul(window, window), op.Constant(value_ints=[1]))
-    containers = op.Reshape(token_of_slot, op.Concat(op.Constant(value_ints=[-1, 1]), length, axis=0))
+    containers = op.Reshape(token_of_slot, op.Concat(op.Constant(value_ints=[-1]), length, axis=0))
     filled = op.GreaterOrEqual(containers, op.Constant(value_int=0))
     codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), op.Max(containers, op.Constant(value_int=0)))
     code = op.Where(filled, codes, op.Cast(op.Constant(value_int=NO_TOKEN), to=INT32))
