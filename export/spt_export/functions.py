@@ -27,22 +27,23 @@ ONNX_OPSET = 20
 
 @script(SPT)
 def SelectTokens(logits, order, threshold):  # noqa: N802
-    flat = op.Constant(value_ints=[-1])
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    flat, first = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0])
     shape = op.Shape(logits)
     batch = op.Squeeze(op.Shape(logits, end=1))
     tokens = op.Squeeze(op.Shape(logits, start=1))
     keep = op.Reshape(op.Greater(op.Gather(logits, order, axis=1), threshold), flat)
-    image = op.Unsqueeze(op.Range(0, batch, 1), op.Constant(value_ints=[1]))
+    image = op.Unsqueeze(op.Range(zero, batch, one), op.Constant(value_ints=[1]))
     token = op.Reshape(op.Add(op.Mul(image, tokens), order), flat)
-    token_of_slot = op.Gather(token, op.Squeeze(op.NonZero(keep), op.Constant(value_ints=[0])))
+    token_of_slot = op.Gather(token, op.Squeeze(op.NonZero(keep), first))
 
-    kept_so_far = op.CumSum(op.Cast(keep, to=INT64), 0)
-    slot = op.Where(keep, op.Sub(kept_so_far, 1), op.Constant(value_int=-1))
-    every = op.Range(0, tokens, 1)
+    kept_so_far = op.CumSum(op.Cast(keep, to=INT64), zero)
+    slot = op.Where(keep, op.Sub(kept_so_far, one), op.Constant(value_int=-1))
+    every = op.Range(zero, tokens, one)
     place_of_token = op.ScatterElements(every, order, every, axis=0)  # the inverse of the order
     slot_of_token = op.Gather(op.Reshape(slot, shape), place_of_token, axis=1)
-    ends = op.Gather(op.Reshape(kept_so_far, shape), op.Sub(tokens, 1), axis=1)
-    cu_seqlens = op.Concat(op.Constant(value_ints=[0]), ends, axis=0)
+    ends = op.Gather(op.Reshape(kept_so_far, shape), op.Sub(tokens, one), axis=1)
+    cu_seqlens = op.Concat(first, ends, axis=0)
     return token_of_slot, slot_of_token, cu_seqlens
 
 
@@ -58,39 +59,41 @@ def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
 @script(SPT)
 def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
     # Listed for every container there is room for, of which the filled ones are taken.
-    row = op.Constant(value_ints=[1])
-    before = op.Slice(cu_seqlens, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
-    after = op.Slice(cu_seqlens, op.Constant(value_ints=[1]), op.Constant(value_ints=[2147483647]))
-    most = op.Div(op.Sub(op.Add(tokens, length), 1), length)
-    first = op.Add(op.Unsqueeze(before, row), op.Mul(op.Range(0, most, 1), length))
-    filled = op.Reshape(op.Less(first, op.Unsqueeze(after, row)), op.Constant(value_ints=[-1]))
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[2])), op.Range(0, length, 1))
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    start, row, every = op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[-1])
+    before = op.Slice(cu_seqlens, start, every)
+    after = op.Slice(cu_seqlens, row, op.Constant(value_ints=[2147483647]))
+    most = op.Div(op.Sub(op.Add(tokens, length), one), length)
+    first = op.Add(op.Unsqueeze(before, row), op.Mul(op.Range(zero, most, one), length))
+    filled = op.Reshape(op.Less(first, op.Unsqueeze(after, row)), every)
+    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[2])), op.Range(zero, length, one))
     listed = op.Where(op.Less(raw, op.Unsqueeze(after, op.Constant(value_ints=[1, 2]))), raw, op.Constant(value_int=-1))
-    by_container = op.Concat(op.Constant(value_ints=[-1]), op.Reshape(length, row), axis=0)
-    slots = op.Gather(op.Reshape(listed, by_container), op.Squeeze(op.NonZero(filled), op.Constant(value_ints=[0])))
+    by_container = op.Concat(every, op.Reshape(length, row), axis=0)
+    slots = op.Gather(op.Reshape(listed, by_container), op.Squeeze(op.NonZero(filled), start))
 
     # Within an image a slot and its place differ by a constant.
-    count = op.Div(op.Sub(op.Add(op.Sub(after, before), length), 1), length)
-    ends = op.CumSum(count, 0)
+    count = op.Div(op.Sub(op.Add(op.Sub(after, before), length), one), length)
+    ends = op.CumSum(count, zero)
     shift = op.Sub(op.Mul(op.Sub(ends, count), length), before)
     of_token = op.Expand(op.Unsqueeze(shift, row), op.Concat(row, op.Reshape(tokens, row), axis=0))
-    slot = op.CumSum(op.Clip(token_of_slot, 1, 1), 0, exclusive=1)
-    places = op.Add(slot, op.Gather(op.Reshape(of_token, op.Constant(value_ints=[-1])), token_of_slot))
-    room = op.Mul(op.Gather(ends, op.Constant(value_ints=[-1])), length)
+    slot = op.CumSum(op.Clip(token_of_slot, one, one), zero, exclusive=1)
+    places = op.Add(slot, op.Gather(op.Reshape(of_token, every), token_of_slot))
+    room = op.Mul(op.Gather(ends, every), length)
     return slots, places, room
 
 
 @script(SPT)
 def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     kept = op.Slice(cu_seqlens, op.Constant(value_ints=[-1]), op.Constant(value_ints=[2147483647]))
-    all_tokens = op.Mul(op.Sub(op.Size(cu_seqlens), 1), tokens)
-    most = op.Div(op.Sub(op.Add(all_tokens, length), 1), length)
-    first = op.Mul(op.Range(0, most, 1), length)
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1])), op.Range(0, length, 1))
+    all_tokens = op.Mul(op.Sub(op.Size(cu_seqlens), one), tokens)
+    most = op.Div(op.Sub(op.Add(all_tokens, length), one), length)
+    first = op.Mul(op.Range(zero, most, one), length)
+    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1])), op.Range(zero, length, one))
     listed = op.Where(op.Less(raw, kept), raw, op.Constant(value_int=-1))
     slots = op.Gather(listed, op.Squeeze(op.NonZero(op.Less(first, kept)), op.Constant(value_ints=[0])))
-    places = op.CumSum(op.Clip(token_of_slot, 1, 1), 0, exclusive=1)
-    room = op.Mul(op.Div(op.Sub(op.Add(kept, length), 1), length), length)
+    places = op.CumSum(op.Clip(token_of_slot, one, one), zero, exclusive=1)
+    room = op.Mul(op.Div(op.Sub(op.Add(kept, length), one), length), length)
     return slots, places, room
 
 
@@ -99,6 +102,7 @@ def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
     length = op.Mul(window, window)
+    zero, one, three = op.Constant(value_int=0), op.Constant(value_int=1), op.Constant(value_int=3)
     # K x L: a place without a token has slot -1, and index -1 takes the last row, whatever that is.
     slots, places, room = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
     codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), token_of_slot)
@@ -109,19 +113,19 @@ def PackedAttention(  # noqa: N802
     # Rows 3s, 3s + 1, 3s + 2 of the regrouped matrix are query, key and value of slot s.
     every = op.Constant(value_ints=[-1])
     head = op.Reshape(heads, op.Constant(value_ints=[1]))
-    channels = op.Div(op.Shape(qkv, start=1), op.Constant(value_ints=[3]))
+    channels = op.Div(op.Shape(qkv, start=1), three)
     head_dim = op.Div(channels, heads)
     grouped = op.Reshape(qkv, op.Concat(every, head, head_dim, axis=0))
-    of_query = op.Mul(slots, 3)
+    of_query = op.Mul(slots, three)
     q = op.Transpose(op.Gather(grouped, of_query), perm=[2, 0, 1, 3])
-    k = op.Transpose(op.Gather(grouped, op.Add(of_query, 1)), perm=[2, 0, 1, 3])
-    v = op.Transpose(op.Gather(grouped, op.Add(of_query, 2)), perm=[2, 0, 1, 3])
+    k = op.Transpose(op.Gather(grouped, op.Add(of_query, one)), perm=[2, 0, 1, 3])
+    v = op.Transpose(op.Gather(grouped, op.Add(of_query, op.Constant(value_int=2))), perm=[2, 0, 1, 3])
     # Scaled between two transposes, the second of which the product takes in; one that does both is slower.
     scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
     scores = op.Add(op.MatMul(q, op.Transpose(op.Mul(k, op.CastLike(scale, k)), perm=[0, 1, 3, 2])), bias)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
     attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
-    of_head = op.Mul(op.Range(0, heads, 1), room)
+    of_head = op.Mul(op.Range(zero, heads, one), room)
     at = op.Add(op.Unsqueeze(places, op.Constant(value_ints=[1])), of_head)
     o = op.Reshape(op.Gather(attended, at), op.Concat(every, channels, axis=0))
     return o

@@ -26,12 +26,13 @@ NO_TOKEN = -(2**30)  # the code of a slot without a token: far from every other,
 @script(SPT)
 def TokenCodes(cu_seqlens, tokens, width):  # noqa: N802
     # Two tokens of an image differ by dy * stride + dx, and by less than half a span; of two images, by more.
-    token = op.Range(0, tokens, 1)
-    stride = op.Sub(op.Add(width, width), 1)
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    token = op.Range(zero, tokens, one)
+    stride = op.Sub(op.Add(width, width), one)
     height = op.Div(tokens, width)
-    span = op.Mul(op.Sub(op.Mul(height, 4), 2), stride)
+    span = op.Mul(op.Sub(op.Mul(height, op.Constant(value_int=4)), op.Constant(value_int=2)), stride)
     place = op.Add(op.Mul(op.Div(token, width), stride), op.Mod(token, width))
-    image = op.Range(0, op.Sub(op.Size(cu_seqlens), 1), 1)
+    image = op.Range(zero, op.Sub(op.Size(cu_seqlens), one), one)
     code = op.Add(op.Mul(op.Unsqueeze(image, op.Constant(value_ints=[1])), span), place)
     codes = op.Cast(op.Reshape(code, op.Constant(value_ints=[-1])), to=INT32)
     return codes
@@ -40,12 +41,13 @@ def TokenCodes(cu_seqlens, tokens, width):  # noqa: N802
 @script(SPT)
 def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N802
     # The bias of every difference within an image, between two entries for the pairs that are masked.
-    reach = op.Sub(window, 1)
+    one = op.Constant(value_int=1)
+    reach = op.Sub(window, one)
     far = op.Neg(reach)
-    side = op.Add(op.Add(reach, reach), 1)
+    side = op.Add(op.Add(reach, reach), one)
     height = op.Div(tokens, width)
-    dy = op.Add(op.Clip(op.Range(op.Sub(1, height), height, 1), far, reach), reach)
-    dx = op.Add(op.Clip(op.Range(op.Sub(1, width), width, 1), far, reach), reach)
+    dy = op.Add(op.Clip(op.Range(op.Sub(one, height), height, one), far, reach), reach)
+    dx = op.Add(op.Clip(op.Range(op.Sub(one, width), width, one), far, reach), reach)
     row = op.Add(op.Mul(op.Unsqueeze(dy, op.Constant(value_ints=[1])), side), dx)
     rows = op.Reshape(row, op.Constant(value_ints=[-1]))
     known = op.Gather(op.Transpose(bias_table, perm=[1, 0]), rows, axis=1)
@@ -57,10 +59,10 @@ def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N8
     masked = op.Expand(value, op.Concat(op.Shape(known, end=1), op.Constant(value_ints=[1]), axis=0))
     table = op.Concat(masked, known, masked, axis=1)
 
-    last = op.Cast(op.Add(op.Size(rows), 1), to=INT32)
-    middle = op.Div(last, op.Cast(2, to=INT32))
-    one, two = op.Constant(value_ints=[1]), op.Constant(value_ints=[2])
-    difference = op.Sub(op.Unsqueeze(code, two), op.Unsqueeze(code, one))  # K x L x L
-    index = op.Clip(op.Add(difference, middle), op.Cast(0, to=INT32), last)
+    last = op.Cast(op.Add(op.Size(rows), one), to=INT32)
+    middle = op.Div(last, op.Cast(op.Constant(value_int=2), to=INT32))
+    of_query, of_key = op.Constant(value_ints=[2]), op.Constant(value_ints=[1])
+    difference = op.Sub(op.Unsqueeze(code, of_query), op.Unsqueeze(code, of_key))  # K x L x L
+    index = op.Clip(op.Add(difference, middle), op.Cast(op.Constant(value_int=0), to=INT32), last)
     bias = op.Gather(table, index, axis=1)  # heads x K x L x L
     return bias
