@@ -172,6 +172,8 @@ class Predictor:
             return []
         for place, image in enumerate(images):
             self.facts.image_input.prepare(image, out=self._buffer[place])
+        if len(images) == self._batch:
+            self._runner.expect(self._batch)
         arrays = self._runner.infer(self._buffer[: len(images)], self._threshold if threshold is None else threshold)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return self._postprocessing.apply(arrays, self.facts, sizes)

@@ -103,7 +103,7 @@ class _OnnxRuntimeProbe(_OnnxProbe):
 
 
 class _OpenVinoProbe(_OnnxProbe):
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, batch: int | None) -> None:
         from spt_deploy.runtimes.openvino_batches import ByBatch
         from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model
 
@@ -112,14 +112,19 @@ class _OpenVinoProbe(_OnnxProbe):
         name, options = runner.path.name, runner.options
         outputs = [output.name for output in proto.graph.output]
         self._model = ByBatch(lambda batch: compile_model(proto, name, options, batch), outputs=outputs)
+        self._model.expect(batch)
         super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
         return self._model.run(feeds)
 
 
-def open_probe(runner: Runner) -> Probe:
+def open_probe(runner: Runner, batch: int | None = None) -> Probe:
     """A probe of an open runner's artefact in the runner's runtime and on its device.
+
+    Args:
+        runner: that is open.
+        batch: images that it will mostly run on; see ``Runner.expect``.
 
     Raises:
         UsageError: when the runtime cannot be probed.
@@ -134,7 +139,7 @@ def open_probe(runner: Runner) -> Probe:
     if runner.runtime == "onnxruntime":
         return _OnnxRuntimeProbe(runner)
     if runner.runtime == "openvino":
-        return _OpenVinoProbe(runner)
+        return _OpenVinoProbe(runner, batch)
     raise UsageError(
         f"{runner.path.name} is an engine, whose selection cannot be forced: name it after the checkpoint or ONNX file "
         "that it is compared with, and bench it without --ratio"

@@ -97,10 +97,10 @@ class Runner(ABC):
         """The largest batch that ``infer`` takes; None where it takes any."""
         return None
 
-    def expect(self, batch: int) -> None:  # noqa: B027 - most runtimes take any batch as it comes
-        """Get ready for batches of this many images; better before the runner is entered.
+    def expect(self, batch: int | None) -> None:  # noqa: B027 - most runtimes take any batch as it comes
+        """Get ready for batches of this many images, or of all sizes if None; better before the runner is entered.
 
-        Others work too. The first one of a size may take a second longer, where a runtime compiles for it.
+        Others work too. The first of them may take seconds longer, where a runtime compiles for it.
         """
 
     @property

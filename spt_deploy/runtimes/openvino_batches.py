@@ -1,15 +1,16 @@
-"""A model in OpenVINO, compiled for the sizes of batch that come.
+"""A model in OpenVINO, compiled for the sizes of batch that are expected, and once for all the others.
 
 OpenVINO is 8 to 20 percent faster where it knows every shape when it compiles (docs/cpu.md), so that a model is
-compiled for one size of batch. A smaller batch is filled up with copies of its last image, as long as what that has
-cost so far is less than compiling again; then it is compiled for.
+compiled for each size of batch that somebody expects. A smaller batch is filled up with copies of its last image, as
+long as what that has cost so far is less than compiling again. Then, or when a larger one comes, it is compiled for any
+size: a camera's batches have all sizes, and nobody should wait for a compiler each time that another one comes.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -18,19 +19,19 @@ import numpy as np
 
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays
 
-MOST_SIZES = 3  # compiled at a time: each has its own copy of the weights
+MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its own copy of the weights
 
 
 class _Compiled:
-    """A model for one size of batch.
+    """A model for one size of batch, or for any.
 
     Attributes:
-        batch: images that it takes.
+        batch: images that it takes; None where it takes any number.
         names: of its outputs.
         seconds: that its last run took; 0 before the first.
     """
 
-    def __init__(self, compiled: Any, batch: int, lanes: int, names: Sequence[str]) -> None:
+    def __init__(self, compiled: Any, batch: int | None, lanes: int, names: Sequence[str]) -> None:
         self.batch = batch
         self.names = names or [output.any_name for output in compiled.outputs]
         self.seconds = 0.0
@@ -39,8 +40,9 @@ class _Compiled:
             self._requests.put(compiled.create_infer_request())
 
     def run(self, feeds: Arrays, count: int) -> Arrays:
-        if count < self.batch:
-            feeds = {name: _filled_up(rows, self.batch) if np.ndim(rows) else rows for name, rows in feeds.items()}
+        if self.batch is not None and count < self.batch:
+            batch = self.batch
+            feeds = {name: _filled_up(rows, batch) if np.ndim(rows) else rows for name, rows in feeds.items()}
         request = self._requests.get()
         try:
             began = time.perf_counter()
@@ -55,15 +57,16 @@ class ByBatch:
     """Runs a model on batches of any size, on a few threads at a time.
 
     Args:
-        compile_for: compiles it for batches of so many images.
+        compile_for: compiles it for batches of so many images; None means any number.
         lanes: calls of ``run`` at the same time.
         outputs: names of those that are wanted; none are all, each by a name of OpenVINO's choice where it has several.
     """
 
-    def __init__(self, compile_for: Callable[[int], Any], lanes: int = 1, outputs: Sequence[str] = ()) -> None:
+    def __init__(self, compile_for: Callable[[int | None], Any], lanes: int = 1, outputs: Sequence[str] = ()) -> None:
         self._compile_for, self._lanes, self._outputs = compile_for, lanes, outputs
         self._known: OrderedDict[int, _Compiled] = OrderedDict()  # by size, the one that was of use last at the end
-        self._wasted: defaultdict[int, float] = defaultdict(float)  # seconds, by the size of the batches filled up
+        self._any: _Compiled | None = None
+        self._wasted = 0.0  # seconds, by filling up
         self._seconds = 0.0  # that compiling took last
         self._lock = threading.Lock()
 
@@ -72,10 +75,17 @@ class ByBatch:
         """Of batch that it is compiled for."""
         return sorted(self._known)
 
-    def expect(self, batch: int) -> Sequence[str]:
-        """Compile for this size, where that was not done; the names of the outputs."""
+    def expect(self, batch: int | None) -> Sequence[str]:
+        """Compile for this size, or for any, where that was not done; the names of the outputs."""
         with self._lock:
-            return (self._found(batch) or self._new(batch)).names
+            if batch is None:
+                return self._for_any().names
+            compiled = self._found(batch)
+            if compiled is None:
+                compiled = self._known[batch] = self._compiled(batch)
+                if len(self._known) > MOST_SIZES:
+                    self._known.popitem(last=False)
+            return compiled.names
 
     def run(self, feeds: Arrays) -> Arrays:
         """The outputs by name, copied out of OpenVINO's buffers.
@@ -85,7 +95,7 @@ class ByBatch:
         """
         count = len(feeds[IMAGES_INPUT])
         with self._lock:
-            compiled = self._found(count) or self._larger(count) or self._new(count)
+            compiled = self._found(count) or self._any or self._larger(count) or self._for_any()
         return compiled.run(feeds, count)
 
     def _found(self, batch: int) -> _Compiled | None:
@@ -99,17 +109,18 @@ class ByBatch:
         if size is None:
             return None
         compiled = self._known[size]
-        self._wasted[batch] += compiled.seconds * (size - batch) / size
-        return compiled if self._wasted[batch] < self._seconds else None
+        self._wasted += compiled.seconds * (size - batch) / size
+        return compiled if self._wasted < self._seconds else None
 
-    def _new(self, batch: int) -> _Compiled:
+    def _for_any(self) -> _Compiled:
+        if self._any is None:
+            self._any = self._compiled(None)
+        return self._any
+
+    def _compiled(self, batch: int | None) -> _Compiled:
         began = time.perf_counter()
         compiled = _Compiled(self._compile_for(batch), batch, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began
-        self._known[batch] = compiled
-        while len(self._known) > MOST_SIZES:
-            size, _ = self._known.popitem(last=False)
-            self._wasted.pop(size, None)
         return compiled
 
 

@@ -150,11 +150,11 @@ class OpenVinoRunner(Runner):
         self.computes_in = precision
         self.lanes = lanes
         self._keep = keep
-        self._batch = 1
+        self._batch: int | None = 1
         self._model = ByBatch(self._compiled, lanes)
         self._names: Sequence[str] = ()
 
-    def expect(self, batch: int) -> None:
+    def expect(self, batch: int | None) -> None:
         self._batch = batch
         if self._is_open:
             self._open()
@@ -162,7 +162,7 @@ class OpenVinoRunner(Runner):
     def _open(self) -> None:
         self._names = self._model.expect(self._batch)
 
-    def _compiled(self, batch: int) -> Any:
+    def _compiled(self, batch: int | None) -> Any:
         def compiled() -> Any:
             return compile_model(load_onnx(self.path), self.path.name, self.options, batch)
 

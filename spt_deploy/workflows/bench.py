@@ -132,6 +132,7 @@ def bench(
         if not training:
             check_precisions(precisions, runners)
         for runner in runners:
+            runner.expect(batches[0])
             stack.enter_context(runner)
         for batch in batches:
             if training:
@@ -223,8 +224,8 @@ def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[floa
             work = gmacs(config, size, [float(share) for share in kept])
             found.append(Contender(f"{label}, its own selection", group, run, float(kept.mean()), work, runner))
         else:
-            probe = open_probe(runner)
             now = batches[inputs.place]
+            probe = open_probe(runner, len(now))
             tokens = [score.shape[1] for score in probe.run(now).scores]
             for ratio in ratios:
                 masks = [forced_mask(len(now), count, ratio) for count in tokens]

@@ -196,7 +196,7 @@ def infer(
         runner, why = _runner(model, runtime, device, precision, several_at_a_time)
         chosen = chosen_threshold(runner, threshold, target_fps, threshold_range)
         batch = min(batch, runner.max_batch or batch)
-        runner.expect(min(batch, expected_frames(opened, sampling) or batch))
+        runner.expect(_batch_to_expect(opened, sampling, batch))
         with runner:
             if on_model:
                 on_model(runner, why)
@@ -282,6 +282,15 @@ def _is_long(sources: Sequence[Source], sampling: Sampling, batch: int) -> bool:
         return False
     total = expected_frames(sources, sampling)
     return total is None or total >= _LONG * batch
+
+
+def _batch_to_expect(sources: Sequence[Source], sampling: Sampling, batch: int) -> int | None:
+    """The size of the batches to come; None where they have any: of a camera, or where not one is full."""
+    total = expected_frames(sources, sampling)
+    if batch == 1 or total == 1:
+        return 1
+    fills = total is None or total >= batch
+    return batch if fills and all(source.prompt for source in sources) else None
 
 
 def _quieten_decoders() -> None:

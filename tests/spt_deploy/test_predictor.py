@@ -15,7 +15,7 @@ from spt_deploy import Predictor
 from spt_deploy.errors import InputError, SourceError, UsageError
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
-from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, ExpectingRunner, facts_of, picture, write_video
 
 
 @pytest.fixture
@@ -45,6 +45,15 @@ def test_one_picture_many_and_a_file_have_the_same_answer(tmp_path: Path) -> Non
         assert [p.to_dict() for p in together] == [predictor.predict(p).to_dict() for p in pictures]
         assert predictor.predict(path).to_dict() == predictor.predict(str(path)).to_dict() == together[2].to_dict()
         assert predictor.predict_batch([]) == []
+
+
+def test_a_full_batch_is_expected_and_no_other() -> None:
+    runner = ExpectingRunner()
+    with Predictor(runner, batch=2) as predictor:
+        predictor.predict(picture(0))
+        assert runner.expected == []
+        predictor.predict_batch([picture(n) for n in range(3)])
+        assert runner.expected == [2]
 
 
 def test_a_stream_that_is_left_leaves_no_thread(tmp_path: Path) -> None:

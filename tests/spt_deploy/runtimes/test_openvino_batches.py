@@ -30,10 +30,10 @@ class Sums:
         inputs = [info("images", TensorProto.FLOAT, dims), info("number", TensorProto.FLOAT, [])]
         graph = helper.make_graph(nodes, "sums", inputs, [info("sum", TensorProto.FLOAT, ["batch", 3, 1, 1])])
         self._proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        self.compiled_for: list[int] = []
+        self.compiled_for: list[int | None] = []
         self.model = ByBatch(self._compiled, lanes)
 
-    def _compiled(self, batch: int) -> Any:
+    def _compiled(self, batch: int | None) -> Any:
         self.compiled_for.append(batch)
         return compile_model(self._proto, "sums", batch=batch)
 
@@ -54,31 +54,42 @@ def every_step_takes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_smaller_batch_is_filled_up_until_that_has_cost_as_much_as_compiling(every_step_takes_a_second: None) -> None:
     sums = Sums()
+    sums.model.expect(4)
     sums(images(4))
     sums(images(1))  # three quarters of a second wasted
     assert sums.compiled_for == [4]
-    sums(images(1))
-    assert sums.compiled_for == [4, 1]
-    sums(images(3))
-    sums(images(3))
-    sums(images(3))
-    assert sums.compiled_for == [4, 1]
-    sums(images(3))
-    assert sums.compiled_for == [4, 1, 3]
+    sums(images(3))  # and a quarter
+    assert sums.compiled_for == [4, None]
 
 
-def test_a_larger_batch_is_compiled_for_at_once(every_step_takes_a_second: None) -> None:
+def test_a_larger_batch_waits_for_one_that_takes_any(every_step_takes_a_second: None) -> None:
     sums = Sums()
-    sums(images(1))
+    sums.model.expect(1)
     sums(images(5))
-    assert sums.compiled_for == [1, 5]
+    assert sums.compiled_for == [1, None]
 
 
-def test_the_sizes_that_were_of_use_last_are_kept(every_step_takes_a_second: None) -> None:
+def test_whatever_sizes_come_it_is_compiled_once_for_all_that_nobody_expected(every_step_takes_a_second: None) -> None:
+    sums = Sums()
+    sums.model.expect(8)
+    for number in range(50):
+        sums(images(1 + number * 3 % 8, number))
+    assert sums.compiled_for == [8, None]
+
+
+def test_where_sizes_vary_nothing_is_filled_up() -> None:
+    sums = Sums()
+    assert sums.model.expect(None) == ["sum"]
+    for batch in (3, 1, 5):
+        sums(images(batch))
+    assert sums.compiled_for == [None]
+
+
+def test_the_sizes_that_were_of_use_last_are_kept() -> None:
     sums = Sums()
     sizes = list(range(1, MOST_SIZES + 2))
     for size in sizes:
-        sums(images(size))
+        sums.model.expect(size)
         sums(images(sizes[0]))
     assert sums.compiled_for == sizes
     assert list(sums.model.sizes) == [sizes[0], *sizes[-MOST_SIZES + 1 :]]
@@ -95,4 +106,4 @@ def test_batches_of_all_sizes_at_the_same_time_get_their_own_answers() -> None:
     sums = Sums(lanes=3)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda seed: sums(images(1 + seed % 7, seed)), range(60)))
-    assert max(sums.compiled_for) == 7
+    assert sums.compiled_for == [None]

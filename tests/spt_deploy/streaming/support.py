@@ -90,6 +90,17 @@ class ColourRunner(Runner):
         return out | {"boxes": boxes, "scores": scores, "labels": np.tile(np.array([0, 0, 1]), (b, 1))}
 
 
+class ExpectingRunner(ColourRunner):
+    """Notes which sizes of batch it is told to expect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: list[int | None] = []
+
+    def expect(self, batch: int | None) -> None:
+        self.expected.append(batch)
+
+
 class StoppingRunner(ColourRunner):
     """Sends this process a signal before its second batch."""
 

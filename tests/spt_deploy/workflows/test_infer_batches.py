@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from spt_deploy.workflows import infer as infer_module
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
+from tests.spt_deploy.streaming.support import ExpectingRunner, Recording
 
 LAST_SCORE_DIGIT = 1.1e-5  # they are written with five digits
 LAST_BOX_DIGIT = 1.1e-2  # with two, in pixels
@@ -86,6 +88,29 @@ def test_answers_do_not_depend_on_the_batch_nor_on_the_other_sources(
         found = answers(sources, tmp_path / "out", model=model, runtime=runtime, batch=batch)
         for source, expected in alone.items():
             check_same(found[source], expected)
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "prompt", "expected"),
+    [
+        ([30], 8, True, 8),
+        ([5, 3], 8, True, 8),
+        ([7], 8, True, None),  # not one is full
+        ([1], 8, True, 1),
+        ([30], 8, False, None),  # a camera: as many as came while the last batch was run
+        ([30], 1, False, 1),
+    ],
+)
+def test_the_model_hears_which_batches_will_come(
+    counts: list[int], batch: int, prompt: bool, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [Recording(f"{number}", count) for number, count in enumerate(counts)]
+    for source in sources:
+        source.prompt = prompt
+    monkeypatch.setattr(infer_module, "open_sources", lambda *given: sources)
+    runner = ExpectingRunner()
+    infer(["any"], runner, batch=batch, out=tmp_path / "out", video=False)
+    assert runner.expected == [expected]
 
 
 @pytest.fixture
