@@ -69,11 +69,7 @@ def main() -> None:
         export_theirs(theirs)
         files = {"Hugging Face": theirs, "spt-deploy": given.ours}
         sessions = {name: open_session(path, "cpu") for name, path in files.items()}
-        requests = {}
-        for name, path in files.items():
-            for precision in precisions_here():
-                compiled = compile_model(onnx.load(path), name, options_for(precision))
-                requests[name, precision] = compiled.create_infer_request()
+        protos = {name: onnx.load(path) for name, path in files.items()}
     for batch in map(int, given.batch.split(",")):
         images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
         runs: dict[str, Callable[[], object]] = {}
@@ -81,9 +77,12 @@ def main() -> None:
         for name, session in sessions.items():
             runs[f"{name}, onnxruntime"] = lambda s=session, x=images: s.run(None, {"images": x})  # type: ignore[misc]
             peers[f"{name}, onnxruntime"] = "Hugging Face, onnxruntime"
-        for (name, precision), request in requests.items():
-            runs[f"{name}, openvino {precision}"] = lambda r=request, x=images: r.infer({"images": x})  # type: ignore[misc]
-            peers[f"{name}, openvino {precision}"] = f"Hugging Face, openvino {precision}"
+        for name, proto in protos.items():
+            for precision in precisions_here():
+                request = compile_model(proto, name, options_for(precision), batch).create_infer_request()
+                label = f"{name}, openvino {precision}"
+                runs[label] = lambda r=request, x=images: r.infer({"images": x})  # type: ignore[misc]
+                peers[label] = f"Hugging Face, openvino {precision}"
         for timing in take_turns(runs, images=batch, rounds=given.rounds, peers=peers):
             ratio = f"{timing.peer_speedup:.3f} times Hugging Face"
             print(f"batch {batch}  {timing.name:28} {timing.median_ms:8.1f} ms  {ratio}")

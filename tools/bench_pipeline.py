@@ -114,6 +114,8 @@ def main() -> None:
         open_runner(given.model, given.runtime, "cpu", throughput=True) as sharing,
         open_runner(given.model, "onnxruntime", "cpu") as hand,
     ):
+        for opened in (runner, sharing):
+            opened.expect(given.batch)
         video = given.video
         if given.times > 1:
             video = Path(folder) / f"long{given.video.suffix}"
@@ -148,6 +150,7 @@ def main() -> None:
         def end_to_end() -> int:
             out = Path(folder) / f"infer-{next(turns)}"
             with open_runner(given.model, given.runtime, "cpu", throughput=True) as fresh:
+                fresh.expect(given.batch)
                 fresh.infer(batch)
                 start, cpu = time.perf_counter(), time.process_time()
                 done = infer(
