@@ -1,6 +1,8 @@
 """Timing that can be trusted on a noisy machine: contenders take turns (A B A B), medians and paired ratios.
 
-A ratio is taken round by round, within which the machine hardly changes, and only then summed up.
+A ratio is taken round by round, within which the machine hardly changes, and only then summed up. A turn is two runs,
+of which the second is timed: the first brings a contender's weights back into the caches, where they are in a stream.
+Without it whoever follows itself at another share of kept tokens would look faster than who follows another model.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def take_turns(
     Args:
         contenders: by name, each a run of the same ``images`` images; the first is what the others are held against.
         images: a run.
-        rounds: timed, each of which runs every contender once.
+        rounds: timed, each of which gives every contender its turn.
         warmup: rounds before that, not timed.
         peers: by name, which other contender one is also held against; the first where it is not said.
         on_round: hears how many rounds are done.
@@ -78,6 +80,7 @@ def take_turns(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warmup + rounds):
         for name, run in contenders.items():
+            run()
             start = time.perf_counter()
             run()
             if number >= warmup:

@@ -11,10 +11,21 @@ from spt_deploy.bench import take_turns
 from spt_deploy.errors import UsageError
 
 
-def test_contenders_take_turns_after_the_warm_up() -> None:
+def test_contenders_take_turns_of_two_runs_after_the_warm_up() -> None:
     order: list[str] = []
     take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, images=1, rounds=3, warmup=2)
-    assert order == ["a", "b"] * 5
+    assert order == ["a", "a", "b", "b"] * 5
+
+
+def test_the_second_run_of_a_turn_is_the_one_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, runs = [0.0], itertools.cycle([10.0, 2.0])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def run() -> None:
+        now[0] += next(runs)
+
+    (timing,) = take_turns({"a": run}, images=1, rounds=2)
+    assert timing.median_ms == pytest.approx(2000)
 
 
 def test_figures_are_medians_and_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
