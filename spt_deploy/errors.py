@@ -55,3 +55,13 @@ class RuntimeMissingError(SptError):
     """A runtime, device or package that the job needs is not on this machine."""
 
     exit_code = 3
+
+
+def add_note(error: BaseException, sentence: str) -> None:
+    """Have the command line print a sentence below the error's own; tracebacks show it from Python 3.11 on."""
+    error.__notes__ = [*notes_of(error), sentence]  # type: ignore[attr-defined]
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """The sentences that were added."""
+    return list(getattr(error, "__notes__", ()))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from spt_deploy.atomic import DISK_FULL, output_error
-from spt_deploy.errors import SptError
+from spt_deploy.errors import SptError, notes_of
 from spt_deploy.version import __version__
 
 # How long PyTorch's OpenMP threads (libgomp) spin for each other before they sleep. By default so long that, beside
@@ -84,17 +84,17 @@ class LazyGroup(click.Group):
 
                 traceback.print_exception(error)
             _end(error)
-        except KeyboardInterrupt:
-            click.echo("error: interrupted before the job was done", err=True)
+        except KeyboardInterrupt as error:
+            click.echo("\n".join(["error: interrupted before the job was done", *notes_of(error)]), err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def _end(error: Exception) -> NoReturn:
-    """Print ``error`` and leave with its exit code."""
+    """Print ``error``, with the notes that were added to it, and leave with its exit code."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         raise error
     sentence, exit_code = _sentence(error)
-    click.echo(f"error: {sentence}", err=True)
+    click.echo("\n".join([f"error: {sentence}", *notes_of(error)]), err=True)
     raise click.exceptions.Exit(exit_code) from error
 
 

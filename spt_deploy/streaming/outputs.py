@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from spt_deploy.atomic import output_error
-from spt_deploy.errors import ArtefactError
+from spt_deploy.errors import ArtefactError, add_note
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Prediction
 from spt_deploy.runtimes.base import Runner
@@ -115,8 +116,8 @@ class Outputs:
                 writers.append(Crops(folder, runner.facts.model, self._resumes))
             if wanted.show:
                 writers.append(Window(drawing, runner.facts, stop))
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self._clear_up(error)
             raise
 
     def __enter__(self) -> Outputs:
@@ -133,13 +134,20 @@ class Outputs:
         self._kept = True
         return [*predictions, *write_formats(self._folder, self._formats, self._model), *files]
 
-    def __exit__(self, *error: object) -> None:
-        if self._kept:
-            return
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._kept:
+            self._clear_up(error)
+
+    def _clear_up(self, error: BaseException | None) -> None:
         if self.frames:
             self.frames.drop()
         if self._resumes or not self.log.is_empty:  # whatever went wrong: the work of hours is not to be lost
-            self.log.rescue()
+            lines = self.log.rescue()[0]
+            if error:
+                go_on = f"go on with the same command and --resume --out {self._folder}"
+                add_note(error, f"the lines in {lines} are whole; {go_on}")
             return
         self.log.drop()
         with suppress(OSError):

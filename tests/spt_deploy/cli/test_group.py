@@ -13,7 +13,15 @@ from click.testing import CliRunner, Result
 
 import spt_deploy
 from spt_deploy import cli
-from spt_deploy.errors import ArtefactError, OutputError, ResultError, RuntimeMissingError, SptError, UsageError
+from spt_deploy.errors import (
+    ArtefactError,
+    OutputError,
+    ResultError,
+    RuntimeMissingError,
+    SptError,
+    UsageError,
+    add_note,
+)
 
 Run = Callable[..., Result]
 
@@ -115,6 +123,15 @@ def test_an_unexpected_error_is_named_in_one_line_without_a_traceback(run_raisin
     result = run_raising(ValueError("two\nlines"))
     assert result.exit_code == 1
     assert result.stderr == "error: unexpected ValueError: two lines; run again with --debug for the traceback\n"
+
+
+@pytest.mark.parametrize("error", [OutputError("disk full"), KeyboardInterrupt()])
+def test_what_was_added_to_an_error_stands_below_it(run_raising: Run, error: BaseException) -> None:
+    add_note(error, "ten lines are whole")
+    add_note(error, "go on")
+    above, *below = run_raising(error).stderr.splitlines()
+    assert above.startswith("error: ")
+    assert below == ["ten lines are whole", "go on"]
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), ArtefactError("x.onnx is not ours")])

@@ -169,6 +169,7 @@ def test_a_model_that_fails_in_mid_stream_shows_its_error_and_leaves_no_thread_a
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "error: unexpected ZeroDivisionError: of the third batch; run again with --debug" in result.stderr
+    assert "the lines in out/predictions.jsonl are whole; go on with the same command and --resume" in result.stderr
     assert set(threading.enumerate()) <= before
     assert files_in(inside) == [*videos, "out/.infer.json", "out/predictions.jsonl"]
     assert len(lines_of(inside / "out")) == 8
