@@ -94,7 +94,7 @@ def open_sources(
         elif path.is_char_device():
             sources.append(Camera(str(name), reconnect))
         elif path.exists() and path.suffix.lower() == ".txt":
-            sources += _listed(path, reconnect)
+            sources += _listed(path, reconnect, raw)
         elif path.exists():
             sources.append(_file(path))
         elif str(name).isdecimal():
@@ -119,7 +119,7 @@ def _look_up(path: Path) -> None:
         raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
 
 
-def _listed(path: Path, reconnect: float) -> list[Source]:
+def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[Source]:
     """What the lines of a text file name; images that follow each other are one source."""
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -152,7 +152,7 @@ def _listed(path: Path, reconnect: float) -> list[Source]:
         together()
         is_path = not (is_url(name) or name.isdecimal() or name == "-")
         try:
-            sources += open_sources([inside if is_path else name], reconnect)
+            sources += open_sources([inside if is_path else name], reconnect, raw)
         except SourceError as error:
             raise SourceError(f"{path} names {name!r}: {error}") from error
     together()

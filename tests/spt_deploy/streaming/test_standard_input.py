@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import av
 import cv2
@@ -11,6 +12,7 @@ import pytest
 
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.network import StandardInput
+from spt_deploy.streaming.sources import open_sources
 from tests.spt_deploy.streaming.servers import transport_stream
 from tests.spt_deploy.streaming.support import picture
 
@@ -37,6 +39,15 @@ def test_bare_frames() -> None:
     for frame, image in zip(frames, images, strict=True):
         assert isinstance(frame, Frame)
         np.testing.assert_array_equal(frame.image, image)
+
+
+def test_bare_frames_that_a_list_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (2, 48, 64, 3), dtype=np.uint8)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(images.tobytes())))
+    (tmp_path / "sources.txt").write_text("-\n", encoding="utf-8")
+    (source,) = open_sources([tmp_path / "sources.txt"], raw=(48, 64))
+    frames = [item for item in source.frames(Sampling()) if isinstance(item, Frame)]
+    np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), images)
 
 
 class Asked(io.BytesIO):
