@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from spt_deploy.bench import take_turns
-from spt_deploy.runtimes.base import graph_inputs
+from spt_deploy.runtimes.base import Arrays, graph_inputs
 from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
 from spt_deploy.runtimes.openvino_runner import compile_model, options_for, precisions_here
+
+
+def compiled_for(model: Path, precision: str, batch: int | None, feeds: Arrays) -> Callable[[], object]:
+    """A run of the model, compiled for this size of batch, or for any if None."""
+    request = compile_model(load_onnx(model), model.name, options_for(precision), batch).create_infer_request()
+    return lambda: request.infer(feeds)
 
 
 def main() -> None:
@@ -33,13 +39,7 @@ def main() -> None:
             for size in sizes:
                 noise = np.random.default_rng(0).standard_normal((size, 3, *facts.preprocessing.size), dtype=np.float32)
                 feeds = graph_inputs(facts, facts.image_input.of(noise))
-
-                def contender(batch: int | None) -> Callable[[], object]:
-                    compiled = compile_model(load_onnx(model), model.name, options_for(precision), batch)  # noqa: B023
-                    request = compiled.create_infer_request()
-                    return lambda: request.infer(feeds)  # noqa: B023
-
-                runs = {"any": contender(None), "one": contender(size)}
+                runs = {str(batch): compiled_for(model, precision, batch, feeds) for batch in (None, size)}
                 any_size, one_size = take_turns(runs, images=size, rounds=given.rounds)
                 print(
                     f"{model.name} {precision} batch {size}: {any_size.median_ms:.1f} ms compiled for any size, "

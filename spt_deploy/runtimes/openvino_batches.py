@@ -1,6 +1,6 @@
 """A model in OpenVINO, compiled for the sizes of batch that are expected, and once for all the others.
 
-OpenVINO is 8 to 20 percent faster where it knows every shape when it compiles (docs/cpu.md), so that a model is
+OpenVINO is up to a seventh faster where it knows every shape when it compiles (docs/cpu.md), so that a model is
 compiled for each size of batch that somebody expects. A smaller batch is filled up with copies of its last image, as
 long as what that has cost so far is less than compiling again. Then, or when a larger one comes, it is compiled for any
 size: a camera's batches have all sizes, and nobody should wait for a compiler each time that another one comes.
