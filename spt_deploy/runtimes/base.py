@@ -35,7 +35,7 @@ def usable_cores() -> int:
 
 
 class Runner(ABC):
-    """One artefact in one runtime.
+    """One artefact in one runtime, open within a ``with`` statement; such statements nest, the outermost closes it.
 
     Attributes:
         runtime: the runtime's name on the command line.
@@ -72,20 +72,24 @@ class Runner(ABC):
             self.facts = replace(facts, model=replace(facts.model, backbone=backbone))
         self.device = device
         self.precision = precision
-        self._is_open = False
+        self._entered = 0  # times more than it was left
 
     def __enter__(self) -> Self:
         if not self._is_open:
             self._open()
-            self._is_open = True
+        self._entered += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            self._is_open = False
+        if self._entered == 1:
             self._close()
+        self._entered = max(0, self._entered - 1)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._entered > 0
 
     @property
     def name(self) -> str:

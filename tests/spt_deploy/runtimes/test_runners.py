@@ -81,6 +81,20 @@ def test_a_runner_must_be_open_to_run(made: Exported) -> None:
         runner.infer(_images(1))
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_a_runner_that_is_open_stays_open_in_an_inner_with_statement(made: Exported, runtime: str) -> None:
+    pytest.importorskip(runtime, reason="an extra")
+    with open_runner(made.checkpoint if runtime == "torch" else made.onnx, runtime, "cpu") as runner:
+        before = runner.infer(_images(2))
+        with runner as same:
+            assert same is runner
+        after = runner.infer(_images(2))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    runner.__exit__(None, None, None)  # once too often is no harm
+    with pytest.raises(InputError, match="with statement"):
+        runner.infer(_images(1))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 @pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
 def test_cuda_that_is_not_there_is_an_error_and_no_silent_fall_to_the_cpu(made: Exported, kind: str) -> None:
