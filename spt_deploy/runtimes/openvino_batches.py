@@ -12,7 +12,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from functools import partial
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,26 @@ MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its ow
 class _Compiled:
     """A model for one size of batch, or for any.
 
+    A call runs in the thread that calls (and in OpenVINO's beside it, where a lane has several cores), which OpenVINO
+    grants a model that runs one request at a time; others it hands to its own threads, and where all cores are busy
+    these wait for one each time. So each lane has a model, made when it is first needed.
+
     Attributes:
         batch: images that it takes; None where it takes any number.
         names: of its outputs.
         seconds: that its last run took; 0 before the first.
     """
 
-    def __init__(self, compiled: Any, batch: int | None, lanes: int, names: Sequence[str]) -> None:
+    def __init__(self, make: Callable[[], Any], batch: int | None, lanes: int, names: Sequence[str]) -> None:
+        compiled = make()
         self.batch = batch
         self.names = names or [output.any_name for output in compiled.outputs]
         self.seconds = 0.0
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(lanes):
-            self._requests.put(compiled.create_infer_request())
+        self._make = make
+        self._requests: LifoQueue[Any] = LifoQueue()
+        for _ in range(lanes - 1):
+            self._requests.put(None)
+        self._requests.put(compiled.create_infer_request())
 
     def run(self, feeds: Arrays, count: int) -> Arrays:
         if self.batch is not None and count < self.batch:
@@ -45,8 +53,9 @@ class _Compiled:
             feeds = {name: _filled_up(rows, batch) if np.ndim(rows) else rows for name, rows in feeds.items()}
         request = self._requests.get()
         try:
+            request = self._make().create_infer_request() if request is None else request
             began = time.perf_counter()
-            results = request.infer(feeds)
+            results = request.infer(feeds, share_inputs=True, share_outputs=True)  # read and copied out below, in time
             self.seconds = time.perf_counter() - began
             return {name: np.array(results[name][:count]) for name in self.names}
         finally:
@@ -57,7 +66,8 @@ class ByBatch:
     """Runs a model on batches of any size, on a few threads at a time.
 
     Args:
-        compile_for: compiles it for batches of so many images; None means any number.
+        compile_for: compiles it for batches of so many images, None means any number: once for each lane that is used,
+            from its thread.
         lanes: calls of ``run`` at the same time.
         outputs: names of those that are wanted; none are all, each by a name of OpenVINO's choice where it has several.
     """
@@ -119,7 +129,7 @@ class ByBatch:
 
     def _compiled(self, batch: int | None) -> _Compiled:
         began = time.perf_counter()
-        compiled = _Compiled(self._compile_for(batch), batch, self._lanes, self._outputs)
+        compiled = _Compiled(partial(self._compile_for, batch), batch, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began
         return compiled
 

@@ -18,7 +18,7 @@ except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
 from spt_deploy.image_input import Images
-from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs
+from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_batches import ByBatch
@@ -48,13 +48,13 @@ def precisions_here() -> tuple[str, ...]:
 
 
 def options_for(precision: str | None = None, lanes: int = 1, cores: int | None = None) -> dict[str, object]:
-    """OpenVINO's options for a precision and a number of requests that run at the same time.
+    """OpenVINO's options for a precision and a number of models that run at the same time.
 
     OpenVINO computes in bfloat16 by default where the processor can, so float32 must be asked for.
 
     Args:
         precision: ``fp32`` or ``bf16``; None is ``fp32``.
-        lanes: requests at the same time, each on its share of the cores; 1 gives one request all of them.
+        lanes: models that run at the same time, each on its share of the cores; 1 gives one all of them.
         cores: to use; all of them if None.
 
     Raises:
@@ -67,8 +67,9 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     if precision == "bf16" and precision not in precisions_here():
         raise RuntimeMissingError("this processor does not compute in bfloat16; use --precision fp32")
     if lanes > 1:
-        # Other threads work beside the model then: pinned to a core, a request would wait for them.
-        options |= {"NUM_STREAMS": lanes, "ENABLE_CPU_PINNING": False}
+        # Each lane has a model of its own (openvino_batches.py). Pinned, all of them would be to the same cores.
+        cores = max(1, (cores or usable_cores()) // lanes)
+        options |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     if cores is not None:
         options["INFERENCE_NUM_THREADS"] = cores
     return options

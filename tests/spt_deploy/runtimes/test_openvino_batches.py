@@ -106,4 +106,13 @@ def test_batches_of_all_sizes_at_the_same_time_get_their_own_answers() -> None:
     sums = Sums(lanes=3)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda seed: sums(images(1 + seed % 7, seed)), range(60)))
-    assert sums.compiled_for == [None]
+    assert sums.compiled_for == [None] * len(sums.compiled_for)
+    assert len(sums.compiled_for) <= 3  # one for each lane that was needed
+
+
+def test_lanes_that_nobody_needs_are_not_compiled() -> None:
+    sums = Sums(lanes=3)
+    sums.model.expect(2)
+    for seed in range(9):
+        sums(images(2, seed))
+    assert sums.compiled_for == [2]
