@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -23,9 +24,9 @@ from spt_deploy.images import read_image
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.batches import MAX_WAIT
 from spt_deploy.streaming.flow import Flow
 from spt_deploy.streaming.frames import Frame, Sampling, Source
-from spt_deploy.streaming.pipeline import MAX_WAIT
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import Turns, closing_sources
@@ -39,7 +40,7 @@ class Predictor:
 
     Args:
         model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
-            run if None. Or a runner, which is entered here.
+            run if None. Or a runner, which is entered here: one that is open stays open.
         runtime: ``auto``, or one that takes the model; see `runtimes.open_runner`.
         device: ``auto``, ``cpu`` or ``cuda``.
         batch: images that the model gets at once, no more than an engine takes.
@@ -75,7 +76,8 @@ class Predictor:
         if threshold is not None:
             model.check_threshold(threshold)
         self._threshold = threshold
-        self._runner = model.__enter__()
+        self._stack = ExitStack()
+        self._runner = self._stack.enter_context(model)
         self._batch = min(batch, model.max_batch or batch)
         self._buffer = self.facts.image_input.empty(self._batch)
 
@@ -157,7 +159,7 @@ class Predictor:
 
     def close(self) -> None:
         """Give back what the runtime took; again is no harm."""
-        self._runner.__exit__(None, None, None)
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self

@@ -219,7 +219,7 @@ def _human(report: InferReport) -> str:
     lines = [
         f"{frames} in {done.wall_s:.1f} s: {done.fps:.1f} frames/s with {report.model} "
         f"({report.runtime} {report.device} {report.precision}, batch {report.batch})",
-        f"slowest stage: {done.limiting_stage.replace('_', ' and ')}, {share} of the time; {done.hint}",
+        f"slowest stage: {done.limiting_stage}, {share} of the time; {done.hint}",
     ]
     if done.mean_select_ratio is not None:
         lines.append(f"kept {done.mean_select_ratio:.0%} of the tokens in the SPA blocks")

@@ -38,11 +38,19 @@ class Annotations:
         overlay: what is drawn.
         facts: of the model.
         resumes: keep what an earlier run left: the rest of its video is a file of its own.
+        threads: see ``VideoEncoder``.
     """
 
     def __init__(
-        self, folder: Path, sources: Sequence[Source], overlay: Drawing, facts: ModelFacts, resumes: bool = False
+        self,
+        folder: Path,
+        sources: Sequence[Source],
+        overlay: Drawing,
+        facts: ModelFacts,
+        resumes: bool = False,
+        threads: int = 0,
     ) -> None:
+        self._threads = threads
         self._resumes = resumes
         self._folder = folder
         self._overlay = overlay
@@ -55,20 +63,24 @@ class Annotations:
         self._root = Path(os.path.commonpath(roots)) if roots else Path()
         self._images: dict[Path, Path] = {}  # annotated image: the picture that it shows
 
-    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
-        """Draw and add a frame of ``source``.
+    def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> Image | tuple[bytes, str]:
+        """Draw; of an image of its own the file and its suffix."""
+        image = self._overlay.draw(frame.image, prediction, self._facts)
+        return encoded_image(image, Path(frame.source).suffix) if isinstance(source, ImageSource) else image
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction, prepared: Image | tuple[bytes, str]) -> None:
+        """Add a frame of ``source``.
 
         Raises:
             OutputError: when it cannot be written.
         """
-        image = self._overlay.draw(frame.image, prediction, self._facts)
-        if isinstance(source, VideoSource) and frame.time is not None:
+        if isinstance(prepared, tuple):
+            data, suffix = prepared
+            self._write_image(self._image_path(frame, suffix), data)
+        elif isinstance(source, VideoSource) and frame.time is not None:
             if source not in self._open:
                 self._open[source] = self._begin(source)
-            self._open[source][1].write(image, frame.time)
-        elif isinstance(source, ImageSource):
-            data, suffix = encoded_image(image, Path(frame.source).suffix)
-            self._write_image(self._image_path(frame, suffix), data)
+            self._open[source][1].write(prepared, frame.time)
 
     def end(self, source: Source) -> None:
         """No more frames of ``source`` come: its video is closed and gets its name."""
@@ -101,7 +113,7 @@ class Annotations:
             target = self._unused(Path(ANNOTATED_VIDEO).stem, Path(ANNOTATED_VIDEO).suffix)
         draft = Draft(target)
         try:
-            return draft, VideoEncoder(draft.path, source, final=target)
+            return draft, VideoEncoder(draft.path, source, target, self._threads)
         except OutputError:
             draft.drop()
             raise

@@ -45,8 +45,15 @@ class Crops:
         self._class_folders = class_folders(model.class_names)
         self._written = 0
 
-    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
-        """Cut out and write each object of a frame; what has no pixel in it is left out.
+    def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> list[tuple[int, bytes, str]]:
+        """Cut out each object of a frame: its label, a file and its suffix; what has no pixel in it is left out."""
+        crops = [(found.label, _inside(frame.image, found.box)) for found in prediction.detections or ()]
+        return [(label, *encoded_image(crop, ".jpg")) for label, crop in crops if crop.size]
+
+    def write(
+        self, source: Source, frame: Frame, prediction: Prediction, prepared: list[tuple[int, bytes, str]]
+    ) -> None:
+        """Write each object of a frame.
 
         Raises:
             OutputError: when one cannot be written.
@@ -56,15 +63,11 @@ class Crops:
             self._replaces = False
         stem = f"{safe_name(Path(frame.source).stem)}-{frame.index:06}"
         numbers: Counter[int] = Counter()
-        for found in prediction.detections or ():
-            crop = _inside(frame.image, found.box)
-            if not crop.size:
-                continue
-            data, suffix = encoded_image(crop, ".jpg")
+        for label, data, suffix in prepared:
             path = None
             while path is None or path.exists():
-                numbers[found.label] += 1
-                path = self._folder / self._class_folders[found.label] / f"{stem}-{numbers[found.label]}{suffix}"
+                numbers[label] += 1
+                path = self._folder / self._class_folders[label] / f"{stem}-{numbers[label]}{suffix}"
             with atomic_path(path) as temporary:
                 temporary.write_bytes(data)
             self._written += 1

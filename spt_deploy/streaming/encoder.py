@@ -35,9 +35,10 @@ class VideoEncoder:
         path: of the file.
         source: gives the time base and the rate.
         final: what errors call it, where ``path`` is a temporary name.
+        threads: that encode; 0 leaves it to x264, which takes more than there are cores.
     """
 
-    def __init__(self, path: Path, source: VideoSource, final: Path | None = None) -> None:
+    def __init__(self, path: Path, source: VideoSource, final: Path | None = None, threads: int = 0) -> None:
         import av
         from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -48,6 +49,7 @@ class VideoEncoder:
             "interpolation": int(Interpolation.AREA | Interpolation.ACCURATE_RND),
         }
         self._final = final or path
+        self._threads = threads
         self._converter = VideoReformatter()
         self._time_base = min(max(source.time_base, _FINEST), _COARSEST)
         self._longest_gap = int(_GAP_TICKS / max(Fraction(1), _COARSE_RATE * self._time_base))  # in ticks
@@ -59,10 +61,13 @@ class VideoEncoder:
             self._container = av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
         except (av.FFmpegError, OSError) as error:
             raise self._error(error) from error
-        self._stream = self._container.add_stream("libx264", rate=source.rate, options=_X264)
+        # Each packet says that it lasts as long as one frame of this rate.
+        rate = max(source.rate, 1 / (self._longest_gap * self._time_base))
+        self._stream = self._container.add_stream("libx264", rate=rate, options=_X264)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
         context.time_base = self._time_base
+        context.thread_count = threads
         context.colorspace = context.color_primaries = context.color_trc = _BT709  # so that it says it
         context.color_range = ColorRange.MPEG.value
 
@@ -92,7 +97,7 @@ class VideoEncoder:
             else:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         frame = self._converter.reformat(
-            av.VideoFrame.from_ndarray(image, format="bgr24"), format="yuv420p", **self._to
+            av.VideoFrame.from_ndarray(image, format="bgr24"), format="yuv420p", threads=self._threads, **self._to
         )
         frame.pts = self._ticks(time)
         frame.time_base = self._time_base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -29,26 +30,22 @@ class Channel(Generic[T]):
 
     ``put`` waits while it is full, and iterating waits while it is empty, until it is closed and empty. Both raise
     ``Cancelled`` once the flow is cancelled; so do ``put_newest`` and ``poll``, which never wait.
-
-    Attributes:
-        changed: notified of every item that comes or goes, of the end, and when it is cancelled.
     """
 
     def __init__(self, size: int, changed: threading.Condition | None = None) -> None:
         self._size = size
         self._items: deque[T] = deque()
-        self.changed = changed or threading.Condition()
+        self._changed = changed or threading.Condition()
         self._closed = self._cancelled = False
-        self._awaited = 0
 
     def put(self, item: T) -> None:
         """Add an item as soon as there is room."""
-        with self.changed:
-            self.changed.wait_for(lambda: len(self._items) < self._size or self._cancelled)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._size or self._cancelled)
             if self._cancelled:
                 raise Cancelled
             self._items.append(item)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def put_newest(self, item: T, kind: type[object]) -> int:
         """Add an item at once; where there is no room the oldest of that kind give way, and their number is returned.
@@ -56,7 +53,7 @@ class Channel(Generic[T]):
         Items of other kinds stay, even above ``size``: they are few, and must not be lost.
         """
         gone = 0
-        with self.changed:
+        with self._changed:
             if self._cancelled:
                 raise Cancelled
             while len(self._items) >= self._size:
@@ -66,18 +63,18 @@ class Channel(Generic[T]):
                 del self._items[oldest]
                 gone += 1
             self._items.append(item)
-            self.changed.notify_all()
+            self._changed.notify_all()
         return gone
 
     def poll(self) -> T | Literal[Empty.YET] | None:
         """The next item if there is one now; None when no more will come."""
-        with self.changed:
+        with self._changed:
             if self._cancelled:
                 raise Cancelled
             if not self._items:
                 return None if self._closed else Empty.YET
             item = self._items.popleft()
-            self.changed.notify_all()
+            self._changed.notify_all()
             return item
 
     @property
@@ -85,28 +82,16 @@ class Channel(Generic[T]):
         """Whether ``poll`` would not come back empty-handed."""
         return bool(self._items) or self._closed or self._cancelled
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits for an item."""
-        return self._awaited > len(self._items)
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether nothing can be put or got any more."""
-        return self._cancelled
-
     def get(self) -> T | None:
         """The next item; None when no more will come."""
-        with self.changed:
-            self._awaited += 1
-            self.changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
-            self._awaited -= 1
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items) or self._closed or self._cancelled)
             if self._cancelled:
                 raise Cancelled
             if not self._items:
                 return None
             item = self._items.popleft()
-            self.changed.notify_all()
+            self._changed.notify_all()
             return item
 
     def __iter__(self) -> Iterator[T]:
@@ -115,65 +100,41 @@ class Channel(Generic[T]):
 
     def close(self) -> None:
         """No more items come."""
-        with self.changed:
+        with self._changed:
             self._closed = True
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def cancel(self) -> None:
         """Wake everybody who waits, and drop what is held."""
-        with self.changed:
+        with self._changed:
             self._cancelled = True
             self._items.clear()
-            self.changed.notify_all()
-
-
-class InOrder(Generic[T]):
-    """A channel that several threads put numbered items into, and that gets them in the order of their numbers.
-
-    Each thread takes the lowest number that nobody has; who is as many numbers ahead as there are threads waits for the
-    others, so that no more items are held than there are threads.
-
-    Args:
-        channel: gets them, from number 0 on; is closed when all threads have closed this.
-        threads: how many put.
-    """
-
-    def __init__(self, channel: Channel[T], threads: int) -> None:
-        self._channel = channel
-        self._threads = self._open = threads
-        self._next = 0
-        self._early: dict[int, T] = {}
-        self._changed = channel.changed  # who waits here is woken when the flow is cancelled, too
-
-    def put(self, number: int, item: T) -> None:
-        """Put an item, as soon as those before it are there; raises ``Cancelled`` once the flow is cancelled."""
-        with self._changed:
-            self._changed.wait_for(lambda: number < self._next + self._threads or self._channel.is_cancelled)
-            self._early[number] = item
-            while self._next in self._early:
-                # Taken out first: while it waits for room the channel lets the other threads in here.
-                self._channel.put(self._early.pop(self._next))
-                self._next += 1
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """One of the threads has no more."""
-        with self._changed:
-            self._open -= 1
-            if not self._open:
-                self._channel.close()
+
+class _Worker(threading.Thread):
+    """A thread that says when it has ended: ``is_alive`` may deny it too early, after a join that was interrupted."""
+
+    ended = False
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.ended = True
 
 
 class Flow:
     """A set of threads and the channels between them, as a context manager.
 
     Leaving the block waits for all joined threads; when a thread failed, or the block itself, all channels are
-    cancelled, and after the threads have ended the first error is raised as it was.
+    cancelled, who waits for a condition is woken, and after the threads have ended the first error is raised as it was.
     """
 
     def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
+        self._threads: list[_Worker] = []
         self._channels: list[Channel[object]] = []
+        self._conditions: list[threading.Condition] = []
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
@@ -187,6 +148,18 @@ class Flow:
             channel.cancel()
         return channel
 
+    def condition(self) -> threading.Condition:
+        """One that is notified, too, when the flow is cancelled; who waits for it looks at ``is_cancelled``."""
+        condition = threading.Condition()
+        with self._lock:
+            self._conditions.append(condition)
+        return condition
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether an error has stopped everything."""
+        return self._error is not None
+
     def spawn(self, name: str, work: Callable[[], None], joined: bool = True) -> None:
         """Run ``work`` in a thread of that name.
 
@@ -195,7 +168,7 @@ class Flow:
             work: to be done.
             joined: whether the flow waits for it at the end; what listens to a silent camera may take long to notice.
         """
-        thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        thread = _Worker(target=self._run, args=(work,), name=name, daemon=True)
         if joined:
             self._threads.append(thread)
         thread.start()
@@ -205,9 +178,12 @@ class Flow:
         with self._lock:
             if self._error is None:
                 self._error = error
-            channels = list(self._channels)
+            channels, conditions = list(self._channels), list(self._conditions)
         for channel in channels:
             channel.cancel()
+        for condition in conditions:
+            with condition:
+                condition.notify_all()
 
     def _run(self, work: Callable[[], None]) -> None:
         try:
@@ -227,12 +203,14 @@ class Flow:
             self.cancel(error)
         try:
             for thread in self._threads:
-                while thread.is_alive():
+                while not thread.ended:
                     thread.join(timeout=0.5)  # a join without limit would not hear a second Ctrl-C
+                thread.join()
         except BaseException as interruption:
             self.cancel(interruption)
             for thread in self._threads:
-                thread.join()
+                while not thread.ended:
+                    time.sleep(0.01)
             raise
         if self._error is not None and self._error is not error:
             _raise_as_it_was(self._error)

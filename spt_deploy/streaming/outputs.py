@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from spt_deploy.atomic import output_error
 from spt_deploy.errors import ArtefactError, add_note
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Prediction
-from spt_deploy.runtimes.base import Runner
+from spt_deploy.runtimes.base import Runner, usable_cores
 from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.crops import Crops, check_crops
 from spt_deploy.streaming.formats import check_formats, write_formats
@@ -111,7 +112,9 @@ class Outputs:
         self._kept = False
         try:
             if wanted.video:
-                writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes))
+                # One thread, or few, encodes where every core has a lane of the model already: more take from these.
+                threads = max(1, usable_cores() // runner.lanes) if runner.lanes > 1 else 0
+                writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes, threads))
             if wanted.crops:
                 writers.append(Crops(folder, runner.facts.model, self._resumes))
             if wanted.show:
@@ -163,9 +166,12 @@ class _Together:
     def __init__(self, writers: Sequence[FrameWriter]) -> None:
         self._writers = writers
 
-    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
-        for writer in self._writers:
-            writer.write(source, frame, prediction)
+    def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> list[Any]:
+        return [writer.prepare(source, frame, prediction) for writer in self._writers]
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction, prepared: list[Any]) -> None:
+        for writer, its in zip(self._writers, prepared, strict=True):
+            writer.write(source, frame, prediction, its)
 
     def end(self, source: Source) -> None:
         for writer in self._writers:

@@ -6,6 +6,7 @@ one block alone it is warm where that block kept the token, cold where it did no
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -142,7 +143,7 @@ class Overlay:
 
 
 class DrawnOnce:
-    """A drawing that is made once a frame, however many ask for it one after the other; for one thread.
+    """A drawing that is made once a frame, however many ask for it one after the other in a thread.
 
     Args:
         overlay: what is drawn.
@@ -150,14 +151,14 @@ class DrawnOnce:
 
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
-        self._of: Prediction | None = None
-        self._picture: Image | None = None
+        self._last = threading.local()
 
     def draw(self, image: Image, prediction: Prediction, facts: ModelFacts) -> Image:
         """As ``Overlay.draw``; the picture is shared, and nobody may draw on it."""
-        if self._picture is None or self._of is not prediction:
-            self._of, self._picture = prediction, self._overlay.draw(image, prediction, facts)
-        return self._picture
+        drawn: tuple[Prediction, Image] | None = getattr(self._last, "drawn", None)
+        if drawn is None or drawn[0] is not prediction:
+            drawn = self._last.drawn = prediction, self._overlay.draw(image, prediction, facts)
+        return drawn[1]
 
 
 def colour_of(label: int) -> Colour:

@@ -14,8 +14,8 @@ from spt_deploy.streaming.budget import BudgetReport
 from spt_deploy.streaming.frames import Failure
 
 DECODE, PREPROCESS, MODEL, POSTPROCESS = "decode", "preprocess", "model", "postprocess"
-DRAW_ENCODE, WRITE = "draw_encode", "write"
-STAGES = (DECODE, PREPROCESS, MODEL, POSTPROCESS, DRAW_ENCODE, WRITE)
+DRAW, ENCODE, WRITE = "draw", "encode", "write"
+STAGES = (DECODE, PREPROCESS, MODEL, POSTPROCESS, DRAW, ENCODE, WRITE)
 
 # By the stage that sets the pace.
 _HINTS = {
@@ -23,7 +23,8 @@ _HINTS = {
     PREPROCESS: "frames nearer to the model's input size would help",
     MODEL: "another --runtime, a larger --batch, or an engine (spt-deploy build-engine) may help",
     POSTPROCESS: "a higher --conf would help",
-    DRAW_ENCODE: "making less of the frames (--no-video, no --save-crops, no --show) would help",
+    DRAW: "making less of the frames (--no-video, no --save-crops, no --show) would help",
+    ENCODE: "making less of the frames (--no-video, no --save-crops, no --show) would help",
     WRITE: "a faster disk would help",
 }
 

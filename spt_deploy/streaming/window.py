@@ -16,7 +16,7 @@ from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Prediction
-from spt_deploy.streaming.frames import Frame, Source
+from spt_deploy.streaming.frames import Frame, Image, Source
 from spt_deploy.streaming.overlay import Drawing
 from spt_deploy.streaming.viewer import pack
 
@@ -75,9 +75,13 @@ class Window:
         self._listener = threading.Thread(target=self._listen, name="window", daemon=True)
         self._listener.start()
 
-    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
+    def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> Image:
+        """Draw."""
+        return self._drawing.draw(frame.image, prediction, self._facts)
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction, prepared: Image) -> None:
         """Show a frame of ``source``; waits while earlier ones are being shown."""
-        self._send(pack(source.name, self._drawing.draw(frame.image, prediction, self._facts)))
+        self._send(pack(source.name, prepared))
 
     def end(self, source: Source) -> None:
         """Close the window of ``source``."""

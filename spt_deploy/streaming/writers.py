@@ -48,10 +48,13 @@ class _Dropped(Exception):  # noqa: N818 - no error: it tells atomic_path that t
 
 
 class FrameWriter(Protocol):
-    """Gets every frame with its answer, in one thread, and makes something of it."""
+    """Gets every frame with its answer, and makes something of it: what takes no order in any thread, then the rest."""
 
-    def write(self, source: Source, frame: Frame, prediction: Prediction) -> None:
-        """Take a frame of ``source``."""
+    def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> Any:
+        """What ``write`` needs of the picture; called by several threads at a time."""
+
+    def write(self, source: Source, frame: Frame, prediction: Prediction, prepared: Any) -> None:
+        """Take a frame of ``source``, in order; of its picture there is only what was prepared."""
 
     def end(self, source: Source) -> None:
         """No more frames of ``source`` come."""

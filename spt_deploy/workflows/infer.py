@@ -14,6 +14,7 @@ from spt_deploy.errors import ResultError, SourceError, UsageError
 from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
+from spt_deploy.streaming.batches import MAX_WAIT
 from spt_deploy.streaming.budget import chosen_threshold
 from spt_deploy.streaming.formats import known_formats
 from spt_deploy.streaming.frames import Sampling, Source, expected_frames
@@ -21,7 +22,7 @@ from spt_deploy.streaming.live import RECONNECT, LiveSource
 from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
-from spt_deploy.streaming.pipeline import MAX_WAIT, Pipeline, Progress
+from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.resume import BEGUN, Begun, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
@@ -133,7 +134,7 @@ def infer(
         sources: images, folders, globs, videos, lists, cameras, addresses, or ``-``
             (`streaming.sources.open_sources`).
         model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
-            run if None. Or a runner, which is entered here and closed at the end.
+            run if None. Or a runner, which is entered here: one that is open stays open, for the next run.
         runtime: see `runtimes.open_runner`; so ``device``.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.

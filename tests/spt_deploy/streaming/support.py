@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from spt_deploy.config import BackboneConfig, ModelConfig, Task
 from spt_deploy.facts import ModelFacts
+from spt_deploy.postprocess import Prediction
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes.base import Arrays, Runner
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source
+from spt_deploy.streaming.writers import FrameWriter
 
 COLOURS = ("red", "green", "blue")
 
@@ -173,3 +175,9 @@ def wait_for_lines(folder: Path, count: int) -> None:
     while sum(path.read_bytes().count(b"\n") for path in folder.glob(".predictions.*.jsonl")) < count:
         assert time.monotonic() < deadline, f"no {count} lines in {folder}"
         time.sleep(0.01)
+
+
+def give(writer: FrameWriter, source: Source, frame: Frame, prediction: Prediction) -> None:
+    """A frame with its answer to a writer, as the pipeline does it."""
+    prepared = writer.prepare(source, frame, prediction)
+    writer.write(source, frame.without_picture(), prediction, prepared)

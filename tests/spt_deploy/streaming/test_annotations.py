@@ -14,7 +14,7 @@ from spt_deploy.streaming.annotations import Annotations
 from spt_deploy.streaming.frames import Frame, Sampling, Source
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.sources import open_sources
-from tests.spt_deploy.streaming.support import facts_of, files_in, picture, read_times, write_video
+from tests.spt_deploy.streaming.support import facts_of, files_in, give, picture, read_times, write_video
 
 ANSWER = Prediction(classes=(Classification(0, "red", 0.5),), select_ratio=(0.25,))
 
@@ -25,7 +25,7 @@ def annotate(sources: list[Source], out: Path) -> Annotations:
     for source in sources:
         for frame in source.frames(Sampling()):
             assert isinstance(frame, Frame)
-            annotations.write(source, frame, ANSWER)
+            give(annotations, source, frame, ANSWER)
     return annotations
 
 

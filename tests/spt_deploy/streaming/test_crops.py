@@ -16,7 +16,7 @@ from spt_deploy.postprocess import Classification, Detection, Prediction
 from spt_deploy.streaming.crops import Crops, class_folders, safe_name
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.sources import open_sources
-from tests.spt_deploy.streaming.support import facts_of, files_in, picture
+from tests.spt_deploy.streaming.support import facts_of, files_in, give, picture
 
 NAMES = ("red", "a/b: c", "..")
 
@@ -54,7 +54,7 @@ def found(*boxes: tuple[float, float, float, float], label: int = 0) -> Predicti
 def test_a_crop_is_the_pixels_of_the_box_in_the_picture(
     box: tuple[float, float, float, float], columns: tuple[int, int], rows: int, source: Source, tmp_path: Path
 ) -> None:
-    crops_in(tmp_path / "out").write(source, frame_of(), found(box))
+    give(crops_in(tmp_path / "out"), source, frame_of(), found(box))
     (name,) = files_in(tmp_path / "out")
     image = read_image(tmp_path / "out" / name)
     assert image.shape == (rows, columns[1] - columns[0], 3)
@@ -63,7 +63,7 @@ def test_a_crop_is_the_pixels_of_the_box_in_the_picture(
 
 def test_a_box_outside_the_picture_is_left_out(source: Source, tmp_path: Path) -> None:
     crops = crops_in(tmp_path / "out")
-    crops.write(source, frame_of(), found((70, 5, 80, 10), (5, -9, 9, -1), (64, 0, 65, 9)))
+    give(crops, source, frame_of(), found((70, 5, 80, 10), (5, -9, 9, -1), (64, 0, 65, 9)))
     assert crops.keep() == []
     assert not (tmp_path / "out").exists()
 
@@ -71,11 +71,11 @@ def test_a_box_outside_the_picture_is_left_out(source: Source, tmp_path: Path) -
 def test_names_say_class_source_frame_and_number_and_are_never_taken_twice(source: Source, tmp_path: Path) -> None:
     box = (10.0, 5.0, 20.0, 15.0)
     crops = crops_in(tmp_path / "out")
-    crops.write(source, frame_of("a/street.mp4", 88), found(box, box))
-    crops.write(source, frame_of("a/street.mp4", 88), found(box, label=1))
-    crops.write(source, frame_of("b/street.mp4", 88), found(box))  # another source of that name
-    crops.write(source, frame_of("a/street.mp4", 89), found(box))
-    crops_in(tmp_path / "out", resumes=True).write(source, frame_of("a/street.mp4", 88), found(box))
+    give(crops, source, frame_of("a/street.mp4", 88), found(box, box))
+    give(crops, source, frame_of("a/street.mp4", 88), found(box, label=1))
+    give(crops, source, frame_of("b/street.mp4", 88), found(box))  # another source of that name
+    give(crops, source, frame_of("a/street.mp4", 89), found(box))
+    give(crops_in(tmp_path / "out", resumes=True), source, frame_of("a/street.mp4", 88), found(box))
     assert crops.keep() == [tmp_path / "out/crops"]
     of_88 = [f"crops/red/street-000088-{number}.jpg" for number in (1, 2, 3, 4)]
     assert files_in(tmp_path / "out") == ["crops/a_b_ c/street-000088-1.jpg", *of_88, "crops/red/street-000089-1.jpg"]
@@ -83,18 +83,18 @@ def test_names_say_class_source_frame_and_number_and_are_never_taken_twice(sourc
 
 def test_a_new_run_removes_the_crops_of_the_one_before_and_nothing_else(source: Source, tmp_path: Path) -> None:
     box = (10.0, 5.0, 20.0, 15.0)
-    crops_in(tmp_path).write(source, frame_of(index=7), found(box, box, label=1))
+    give(crops_in(tmp_path), source, frame_of(index=7), found(box, box, label=1))
     (tmp_path / "crops/a_b_ c/chosen.jpg").touch()
     again = crops_in(tmp_path)
     assert len(files_in(tmp_path / "crops")) == 3  # until there is an answer
-    again.write(source, frame_of(index=8), found(box))
-    again.write(source, frame_of(index=9), found(box))
+    give(again, source, frame_of(index=8), found(box))
+    give(again, source, frame_of(index=9), found(box))
     assert files_in(tmp_path / "crops") == ["a_b_ c/chosen.jpg", "red/street-000008-1.jpg", "red/street-000009-1.jpg"]
 
 
 def test_what_is_written_stays_when_the_run_fails(source: Source, tmp_path: Path) -> None:
     crops = crops_in(tmp_path / "out")
-    crops.write(source, frame_of(), found((10, 5, 20, 15), label=2))
+    give(crops, source, frame_of(), found((10, 5, 20, 15), label=2))
     crops.drop()
     assert files_in(tmp_path / "out") == ["crops/_/street-000000-1.jpg"]
 
@@ -106,7 +106,7 @@ def test_a_classifier_has_no_crops(tmp_path: Path) -> None:
 
 def test_a_frame_without_detections_has_none(source: Source, tmp_path: Path) -> None:
     crops = crops_in(tmp_path / "out")
-    crops.write(source, frame_of(), Prediction(classes=(Classification(0, "red", 0.9),)))
+    give(crops, source, frame_of(), Prediction(classes=(Classification(0, "red", 0.9),)))
     assert crops.keep() == []
 
 

@@ -84,6 +84,15 @@ def test_gaps_and_clocks_that_the_format_cannot_hold_lose_no_frame(
         assert after - before == pytest.approx(given) if given <= 2900 else 2900 < after - before <= given
 
 
+def test_a_rate_of_hours_a_frame_loses_no_frame(tmp_path: Path) -> None:
+    source = Clock(Fraction(8_388_609, 25), Fraction(25, 8_388_609))  # of an AVI whose header was damaged
+    encoder = VideoEncoder(tmp_path / "v.mp4", source)
+    for number in range(12):
+        encoder.write(picture(number), float(number * source.time_base))
+    encoder.close()
+    assert len(read_times(tmp_path / "v.mp4")) == 12
+
+
 def test_times_that_do_not_increase_are_moved_on_by_a_tick(tmp_path: Path) -> None:
     encoder = VideoEncoder(tmp_path / "v.mp4", Clock(Fraction(1, 1000)))
     for number, time in enumerate([0.0, 0.04, 0.04, 0.0404, 0.08]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spt_deploy.streaming.flow import Cancelled, Empty, Flow, InOrder
+from spt_deploy.streaming.flow import Cancelled, Empty, Flow
 
 
 @settings(max_examples=30, deadline=None)
@@ -172,66 +174,6 @@ def test_a_thread_that_waits_for_room_is_woken_when_the_caller_gives_up() -> Non
     assert set(threading.enumerate()) <= before
 
 
-def test_several_threads_put_and_the_order_is_that_of_the_numbers() -> None:
-    arrived: list[int] = []
-    with Flow() as flow:
-        work, done = flow.channel(int, 4), flow.channel(int, 1)
-        in_order = InOrder(done, 3)
-
-        def take() -> None:
-            for number in work:
-                time.sleep(0.002 if number % 3 else 0.01)  # every third is overtaken
-                in_order.put(number - 1, number)
-            in_order.close()
-
-        def feed() -> None:
-            for number in range(1, 41):
-                work.put(number)
-            work.close()
-
-        flow.spawn("feed", feed)
-        for _ in range(3):
-            flow.spawn("take", take)
-        arrived.extend(done)
-    assert arrived == list(range(1, 41))
-
-
-def test_who_is_far_ahead_of_the_others_waits_for_them() -> None:
-    ahead: list[int] = []
-    with Flow() as flow:
-        done = flow.channel(int, 9)
-        in_order = InOrder(done, 2)
-
-        def hurry() -> None:
-            for number in (1, 2, 3):
-                in_order.put(number, 10 + number)
-                ahead.append(number)
-            in_order.close()
-
-        flow.spawn("hurry", hurry)
-        deadline = time.monotonic() + 5
-        while not ahead and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.05)
-        assert ahead == [1]
-        in_order.put(0, 10)
-        in_order.close()
-        assert list(done) == [10, 11, 12, 13]
-
-
-def test_who_waits_for_one_that_fails_ends_too() -> None:
-    def run() -> None:
-        with Flow() as flow:
-            in_order = InOrder(flow.channel(int, 1), 2)
-            flow.spawn("ahead", lambda: in_order.put(2, 12))
-            raise KeyboardInterrupt
-
-    before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert set(threading.enumerate()) <= before
-
-
 def test_where_there_is_no_room_the_oldest_of_a_kind_give_way() -> None:
     with Flow() as flow:
         channel = flow.channel(object, 2)
@@ -251,3 +193,24 @@ def test_polling_does_not_wait() -> None:
         channel.put(7)
         assert channel.is_ready
         assert channel.poll() == 7
+
+
+def test_it_waits_for_its_threads_though_the_waiting_is_interrupted() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        time.sleep(1.2)
+        ended.set()
+
+    def interrupt() -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def run() -> None:
+        with Flow() as flow:
+            flow.spawn("work", work)
+            threading.Thread(target=interrupt).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert ended.is_set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -177,3 +179,12 @@ def test_a_picture_that_several_ask_for_is_drawn_once() -> None:
     first = once.draw(GREY, answers[0], DETECT)
     assert once.draw(GREY, answers[0], DETECT) is first
     np.testing.assert_array_equal(once.draw(GREY, answers[1], DETECT), Overlay().draw(GREY, answers[1], DETECT))
+
+
+def test_each_thread_gets_the_drawing_of_its_own_frame() -> None:
+    once = DrawnOnce(Overlay())
+    answers = [Prediction(detections=(Detection((50, 60, 150, 160), label, "red", 0.9),)) for label in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda answer: once.draw(GREY, answer, DETECT), answers * 4))
+    for answer, picture in zip(answers * 4, drawn, strict=True):
+        np.testing.assert_array_equal(picture, Overlay().draw(GREY, answer, DETECT))

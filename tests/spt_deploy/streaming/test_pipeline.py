@@ -16,15 +16,16 @@ import pytest
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Postprocessing, Prediction
 from spt_deploy.runtimes.base import Arrays
+from spt_deploy.streaming import pipeline as pipelines
 from spt_deploy.streaming.annotations import Annotations
-from spt_deploy.streaming.frames import Failure, Frame, Sampling
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source
 from spt_deploy.streaming.overlay import Overlay
 from spt_deploy.streaming.pipeline import READY, Pipeline, Progress
 from spt_deploy.streaming.sources import Unreadable, open_sources
 from spt_deploy.streaming.summary import STAGES, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
-from tests.spt_deploy.streaming.support import ColourRunner, Recording, facts_of, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, Recording, facts_of, picture, read_times, write_video
 
 
 def run(
@@ -35,12 +36,13 @@ def run(
     stop: StopRequest | None = None,
     heard: list[Progress] | None = None,
     sampling: Sampling | None = None,
+    drawn_by: type[Annotations] = Annotations,
 ) -> tuple[StreamSummary, list[dict[str, Any]]]:
     """The summary and the lines of a run."""
     sources = open_sources(names)
     log = PredictionLog(out)
     with runner or ColourRunner() as opened:
-        annotations = Annotations(out, sources, Overlay(), opened.facts)
+        annotations = drawn_by(out, sources, Overlay(), opened.facts)
         listen = None if heard is None else heard.append
         pipeline = Pipeline(opened, Postprocessing(), log, annotations, batch, listen)
         try:
@@ -225,7 +227,7 @@ def test_the_answers_of_a_source_do_not_depend_on_the_others_nor_on_the_number_r
         assert [line for line in together if line["source"] == str(path)] == alone
 
 
-@pytest.mark.parametrize("where", ["model", "log", "annotations", "decode"])
+@pytest.mark.parametrize("where", ["model", "log", "annotations", "draw", "decode"])
 def test_the_first_error_anywhere_ends_the_run_with_no_thread_left(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +240,7 @@ def test_the_first_error_anywhere_ends_the_run_with_no_thread_left(
         "model": (ColourRunner, "_run"),
         "log": (PredictionLog, "write"),
         "annotations": (Annotations, "write"),
+        "draw": (Annotations, "prepare"),
         "decode": (VideoFile, "frames"),
     }[where]
     before = set(threading.enumerate())
@@ -294,16 +297,16 @@ class Sharing(ColourRunner):
 
 
 @pytest.mark.parametrize(
-    ("runner", "pause", "readers"),
+    ("runner", "pause", "ahead"),
     [
-        (Sharing(0.0), 0.005, {"preprocess", "decode"}),
-        (Sharing(0.01), 0.0, {"preprocess"}),
-        (ColourRunner(), 0.0, {"decode"}),
+        (Sharing(0.0), 0.005, True),
+        (Sharing(0.01), 0.0, False),
+        (ColourRunner(), 0.0, True),
     ],
     ids=["several lanes, waiting", "several lanes, busy", "one lane"],
 )
 def test_beside_a_model_of_several_lanes_recordings_are_decoded_ahead_only_when_it_keeps_waiting(
-    runner: ColourRunner, pause: float, readers: set[str], tmp_path: Path
+    runner: ColourRunner, pause: float, ahead: bool, tmp_path: Path
 ) -> None:
     source = Recording("a", 100, pause)
     log = PredictionLog(tmp_path)
@@ -311,7 +314,8 @@ def test_beside_a_model_of_several_lanes_recordings_are_decoded_ahead_only_when_
         Pipeline(runner, Postprocessing(), log, None, 2).run([source], Sampling(), StopRequest())
     lines = [json.loads(line) for line in log.keep()[0].read_text(encoding="utf-8").splitlines()]
     assert [line["frame"] for line in lines] == list(range(100))
-    assert set(source.readers) == readers
+    assert ("decode" in source.readers) == ahead
+    assert set(source.readers) <= ({"MainThread", "lane", "decode"} if runner.lanes > 1 else {"decode"})
 
 
 class LanesRunner(ColourRunner):
@@ -345,6 +349,35 @@ def test_lanes_of_the_model_change_neither_order_nor_answers(tmp_path: Path) -> 
     assert runner.most_together > 1
     assert summary.inferred == 43
     assert summary.stages["model"].workers == 3
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_frames_are_drawn_by_several_threads_and_written_in_order(
+    lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "usable_cores", lambda: 8)
+    threads: set[str] = set()
+    written: list[int] = []
+
+    class Slow(Annotations):
+        def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> Any:
+            threads.add(str(threading.get_ident()))
+            time.sleep(0.004 if frame.index % 3 == 0 else 0.0)
+            return super().prepare(source, frame, prediction)
+
+        def write(self, source: Source, frame: Frame, prediction: Prediction, prepared: Any) -> None:
+            written.append(frame.index)
+            super().write(source, frame, prediction, prepared)
+
+    video = write_video(tmp_path / "v.mp4", range(0, 2400, 40))
+    runner = LanesRunner() if lanes == 3 else ColourRunner()
+    summary, _ = run([video], tmp_path / "out", 2, runner, drawn_by=Slow)
+    assert written == list(range(60))
+    assert len(threads) > 1
+    assert summary.stages["draw"].workers == summary.stages["postprocess"].workers == (5 if lanes == 3 else 2)
+    assert not isinstance(runner, LanesRunner) or runner.most_together <= 3
+    assert summary.stages["encode"].workers == 1
+    assert len(read_times(tmp_path / "out" / "annotated.mp4")) == 60
 
 
 def test_an_error_in_one_lane_ends_all(tmp_path: Path) -> None:

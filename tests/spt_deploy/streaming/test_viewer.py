@@ -22,7 +22,7 @@ from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.viewer import STOP, Viewer, pack, unpack
 from spt_deploy.streaming.window import Window, check_display, missing_window
 from spt_deploy.workflows.infer import infer
-from tests.spt_deploy.streaming.support import ColourRunner, facts_of, picture, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, give, picture, write_video
 
 # A module in the place of cv2 in the process of the windows: it notes what it is asked to do, and keys come from a
 # file, one for each frame shown.
@@ -162,7 +162,7 @@ def test_a_window_that_is_dropped_leaves_no_process(screen: Path, tmp_path: Path
     stop = StopRequest()
     window = Window(Overlay(), facts_of(), stop)
     (source,) = open_sources([write_video(tmp_path / "v.mp4", [0, 40])])
-    window.write(source, Frame("v.mp4", 0, 0.0, picture(0)), Prediction(classes=(Classification(0, "red", 0.5),)))
+    give(window, source, Frame("v.mp4", 0, 0.0, picture(0)), Prediction(classes=(Classification(0, "red", 0.5),)))
     window.drop()
     assert window._viewer.poll() is not None
     assert not stop.made
