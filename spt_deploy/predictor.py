@@ -43,6 +43,7 @@ class Predictor:
             run if None. Or a runner, which is entered here: one that is open stays open.
         runtime: ``auto``, or one that takes the model; see `runtimes.open_runner`.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the model's own.
         batch: images that the model gets at once, no more than an engine takes.
         conf: least score of a detection or of a multilabel class, in [0, 1].
         iou: boxes of one class that overlap more than this are one object, in [0, 1].
@@ -61,6 +62,7 @@ class Predictor:
         *,
         runtime: str = "auto",
         device: str = "auto",
+        precision: str | None = None,
         batch: int = 8,
         conf: float = 0.25,
         iou: float = 0.5,
@@ -72,7 +74,7 @@ class Predictor:
         if not isinstance(model, Runner):
             kinds = runnable_kinds() if model is None else KINDS
             path = find_artefact(None if model is None else Path(model), kinds).path
-            model = open_runner(path, runtime, device)
+            model = open_runner(path, runtime, device, precision=precision)
         if threshold is not None:
             model.check_threshold(threshold)
         self._threshold = threshold

@@ -4,6 +4,9 @@ OpenVINO is up to a seventh faster where it knows every shape when it compiles (
 compiled for each size of batch that somebody expects. A smaller batch is filled up with copies of its last image, as
 long as what that has cost so far is less than compiling again. Then, or when a larger one comes, it is compiled for any
 size: a camera's batches have all sizes, and nobody should wait for a compiler each time that another one comes.
+
+A size that is known is also computed in parts of equal size at the same time, one for each core, where it can be so
+divided: threads that share one part wait for each other at every operator, and those with a part each only at the end.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from queue import LifoQueue
 from typing import Any
 
 import numpy as np
 
-from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays
+from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, usable_cores
 
 MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its own copy of the weights
 
@@ -26,9 +30,9 @@ MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its ow
 class _Compiled:
     """A model for one size of batch, or for any.
 
-    A call runs in the thread that calls (and in OpenVINO's beside it, where a lane has several cores), which OpenVINO
-    grants a model that runs one request at a time; others it hands to its own threads, and where all cores are busy
-    these wait for one each time. So each lane has a model, made when it is first needed.
+    A call with one part runs in the thread that calls (and in OpenVINO's beside it, where a lane has several cores),
+    which OpenVINO grants a model that runs one request at a time; others it hands to its own threads, and where all
+    cores are busy these wait for one each time. So each lane has a model, made when it is first needed.
 
     Attributes:
         batch: images that it takes; None where it takes any number.
@@ -36,44 +40,65 @@ class _Compiled:
         seconds: that its last run took; 0 before the first.
     """
 
-    def __init__(self, make: Callable[[], Any], batch: int | None, lanes: int, names: Sequence[str]) -> None:
+    def __init__(
+        self, make: Callable[[], Any], batch: int | None, parts: int, lanes: int, names: Sequence[str]
+    ) -> None:
         compiled = make()
         self.batch = batch
         self.names = names or [output.any_name for output in compiled.outputs]
         self.seconds = 0.0
-        self._make = make
-        self._requests: LifoQueue[Any] = LifoQueue()
+        self._make, self._parts = make, parts
+        self._size = batch and batch // parts  # of a part
+        self._requests: LifoQueue[list[Any]] = LifoQueue()  # a lane's, one for each part; none before it is needed
         for _ in range(lanes - 1):
-            self._requests.put(None)
-        self._requests.put(compiled.create_infer_request())
+            self._requests.put([])
+        self._requests.put(self._made(compiled))
 
     def run(self, feeds: Arrays, count: int) -> Arrays:
-        if self.batch is not None and count < self.batch:
-            batch = self.batch
-            feeds = {name: _filled_up(rows, batch) if np.ndim(rows) else rows for name, rows in feeds.items()}
-        request = self._requests.get()
+        size = self._size or count
+        requests = self._requests.get()
         try:
-            request = self._make().create_infer_request() if request is None else request
+            requests = requests or self._made(self._make())
             began = time.perf_counter()
-            results = request.infer(feeds, share_inputs=True, share_outputs=True)  # read and copied out below, in time
+            starts = range(0, count, size)
+            with ExitStack() as running:  # which waits for all of them, whatever happens
+                for start, request in zip(starts, requests, strict=False):
+                    part = {name: _rows(rows, start, size) if np.ndim(rows) else rows for name, rows in feeds.items()}
+                    if len(requests) == 1:
+                        request.infer(part, share_inputs=True, share_outputs=True)
+                    else:
+                        request.start_async(part, share_inputs=True)
+                        running.callback(request.wait)
             self.seconds = time.perf_counter() - began
-            return {name: np.array(results[name][:count]) for name in self.names}
+            ran = requests[: len(starts)]
+            return {name: np.concatenate([each.get_tensor(name).data for each in ran])[:count] for name in self.names}
         finally:
-            self._requests.put(request)
+            self._requests.put(requests)
+
+    def _made(self, compiled: Any) -> list[Any]:
+        return [compiled.create_infer_request() for _ in range(self._parts)]
 
 
 class ByBatch:
     """Runs a model on batches of any size, on a few threads at a time.
 
     Args:
-        compile_for: compiles it for batches of so many images, None means any number: once for each lane that is used,
-            from its thread.
+        compile_for: compiles it for batches of so many images, None means any number, and for so many of them at the
+            same time: once for each lane that is used, from its thread.
         lanes: calls of ``run`` at the same time.
         outputs: names of those that are wanted; none are all, each by a name of OpenVINO's choice where it has several.
+        cores: that the parts of a batch are computed on, where there is one lane; all of them if None.
     """
 
-    def __init__(self, compile_for: Callable[[int | None], Any], lanes: int = 1, outputs: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        compile_for: Callable[[int | None, int], Any],
+        lanes: int = 1,
+        outputs: Sequence[str] = (),
+        cores: int | None = None,
+    ) -> None:
         self._compile_for, self._lanes, self._outputs = compile_for, lanes, outputs
+        self._most_parts = (cores or usable_cores()) if lanes == 1 else 1
         self._known: OrderedDict[int, _Compiled] = OrderedDict()  # by size, the one that was of use last at the end
         self._any: _Compiled | None = None
         self._wasted = 0.0  # seconds, by filling up
@@ -129,10 +154,14 @@ class ByBatch:
 
     def _compiled(self, batch: int | None) -> _Compiled:
         began = time.perf_counter()
-        compiled = _Compiled(partial(self._compile_for, batch), batch, self._lanes, self._outputs)
+        parts = max(each for each in range(1, self._most_parts + 1) if (batch or 1) % each == 0)
+        make = partial(self._compile_for, batch and batch // parts, parts)
+        compiled = _Compiled(make, batch, parts, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began
         return compiled
 
 
-def _filled_up(rows: Any, batch: int) -> Any:
-    return np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), axis=0)])
+def _rows(rows: Any, start: int, size: int) -> Any:
+    """So many from there on, the last one again and again where there are fewer."""
+    found = rows[start : start + size]
+    return found if len(found) == size else np.concatenate([found, np.repeat(found[-1:], size - len(found), axis=0)])

@@ -75,6 +75,11 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     return options
 
 
+def with_parts(options: dict[str, object], parts: int) -> dict[str, object]:
+    """The options with so many requests at the same time, which share the model's weights and all cores."""
+    return options if parts == 1 else options | {"NUM_STREAMS": parts, "INFERENCE_NUM_THREADS": usable_cores()}
+
+
 def compile_model(
     proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None, batch: int | None = None
 ) -> Any:
@@ -163,19 +168,21 @@ class OpenVinoRunner(Runner):
     def _open(self) -> None:
         self._names = self._model.expect(self._batch)
 
-    def _compiled(self, batch: int | None) -> Any:
+    def _compiled(self, batch: int | None, parts: int) -> Any:
+        options = with_parts(self.options, parts)
+
         def compiled() -> Any:
-            return compile_model(load_onnx(self.path), self.path.name, self.options, batch)
+            return compile_model(load_onnx(self.path), self.path.name, options, batch)
 
         if not self._keep:
             return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        place = compiled_path(self.path, openvino.__version__, processor, self.options | {"batch": batch})
+        place = compiled_path(self.path, openvino.__version__, processor, options | {"batch": batch})
         data = read_compiled(place)
         if data:
             try:
-                return core.import_model(data, "CPU", self.options)
+                return core.import_model(data, "CPU", options)
             except RuntimeError:  # of a library that only looks the same
                 pass
         fresh = compiled()

@@ -95,6 +95,16 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         predictor.predict(np.zeros((4, 4), np.uint8))
 
 
+def test_the_precision_is_that_of_the_runner(model: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    with Predictor(model, device="cpu", runtime="openvino", precision="fp32") as predictor:
+        assert predictor.predict(picture(7)).classes
+    with pytest.raises(UsageError, match="fp64"):
+        Predictor(model, device="cpu", runtime="openvino", precision="fp64")
+    with pytest.raises(UsageError, match="own precision"):
+        Predictor(model, device="cpu", runtime="onnxruntime", precision="bf16")
+
+
 @pytest.fixture(scope="module")
 def dial(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return make_exported(tmp_path_factory.mktemp("dial"), (64, 96), runtime_threshold=True)

@@ -15,13 +15,13 @@ pytest.importorskip("openvino", reason="OpenVINO is an extra")
 
 from spt_deploy.runtimes import openvino_batches
 from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch
-from spt_deploy.runtimes.openvino_runner import compile_model
+from spt_deploy.runtimes.openvino_runner import compile_model, options_for, with_parts
 
 
 class Sums:
     """Adds a number to the mean of each image: a real model in OpenVINO, and the sizes that it was compiled for."""
 
-    def __init__(self, lanes: int = 1) -> None:
+    def __init__(self, lanes: int = 1, cores: int = 1) -> None:
         info, dims = helper.make_tensor_value_info, ["batch", 3, 8, 8]
         nodes = [
             helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
@@ -31,11 +31,13 @@ class Sums:
         graph = helper.make_graph(nodes, "sums", inputs, [info("sum", TensorProto.FLOAT, ["batch", 3, 1, 1])])
         self._proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         self.compiled_for: list[int | None] = []
-        self.model = ByBatch(self._compiled, lanes)
+        self.parts = 0  # of the one that was compiled last
+        self.model = ByBatch(self._compiled, lanes, cores=cores)
 
-    def _compiled(self, batch: int | None) -> Any:
+    def _compiled(self, batch: int | None, parts: int) -> Any:
         self.compiled_for.append(batch)
-        return compile_model(self._proto, "sums", batch=batch)
+        self.parts = parts
+        return compile_model(self._proto, "sums", with_parts(options_for(), parts), batch)
 
     def __call__(self, images: npt.NDArray[np.float32]) -> None:
         found = self.model.run({"images": images, "number": np.asarray(2.0, dtype=np.float32)})
@@ -116,3 +118,31 @@ def test_lanes_that_nobody_needs_are_not_compiled() -> None:
     for seed in range(9):
         sums(images(2, seed))
     assert sums.compiled_for == [2]
+
+
+@pytest.mark.parametrize(
+    ("batch", "cores", "parts"), [(8, 2, 2), (6, 4, 3), (9, 8, 3), (7, 4, 1), (1, 4, 1), (4, 8, 4), (None, 4, 1)]
+)
+def test_a_batch_is_computed_in_equal_parts_as_many_as_there_are_cores_for(
+    batch: int | None, cores: int, parts: int
+) -> None:
+    sums = Sums(cores=cores)
+    sums.model.expect(batch)
+    assert (sums.compiled_for, sums.parts) == ([batch and batch // parts], parts)
+    for number in range(batch or 5, 0, -1):
+        sums(images(number, number))
+
+
+def test_lanes_have_no_parts() -> None:
+    sums = Sums(lanes=2, cores=8)
+    sums.model.expect(8)
+    assert (sums.compiled_for, sums.parts) == ([8], 1)
+
+
+def test_a_part_that_fails_ends_the_others_first_and_the_next_batch_is_right() -> None:
+    sums = Sums(cores=4)
+    sums.model.expect(8)
+    with pytest.raises(RuntimeError):
+        sums.model.run({"images": images(8)[..., :7], "number": np.asarray(2.0, dtype=np.float32)})
+    for seed in range(9):
+        sums(images(8, seed))
