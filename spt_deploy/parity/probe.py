@@ -105,14 +105,16 @@ class _OnnxRuntimeProbe(_OnnxProbe):
 class _OpenVinoProbe(_OnnxProbe):
     def __init__(self, runner: Runner, batch: int | None) -> None:
         from spt_deploy.runtimes.openvino_batches import ByBatch
-        from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model, with_parts
+        from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model, with_requests
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
         assert isinstance(runner, OpenVinoRunner)
         name, options = runner.path.name, runner.options
         outputs = [output.name for output in proto.graph.output]
         self._model = ByBatch(
-            lambda batch, parts: compile_model(proto, name, with_parts(options, parts), batch), outputs=outputs
+            lambda images, together: compile_model(proto, name, with_requests(options, together), images),
+            outputs=outputs,
+            most=runner.most,
         )
         self._model.expect(batch)
         super().__init__(runner.facts, ports)

@@ -5,8 +5,9 @@ compiled for each size of batch that somebody expects. A smaller batch is filled
 long as what that has cost so far is less than compiling again. Then, or when a larger one comes, it is compiled for any
 size: a camera's batches have all sizes, and nobody should wait for a compiler each time that another one comes.
 
-A size that is known is also computed in parts of equal size at the same time, one for each core, where it can be so
-divided: threads that share one part wait for each other at every operator, and those with a part each only at the end.
+A size that is known is also computed in parts of equal size, where it can be so divided. As many at the same time as
+there are cores: threads that share one part wait for each other at every operator, those with a part each only at the
+end. And each so small that what one operator leaves for the next stays in a core's cache (docs/cpu.md).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from queue import LifoQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +28,35 @@ from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, usable_cores
 MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its own copy of the weights
 
 
+class Parts(NamedTuple):
+    """How a batch is computed: in so many parts of equal size, so many of them at the same time."""
+
+    number: int = 1
+    together: int = 1
+
+
+def parts_of(batch: int, cores: int, most: int | None) -> Parts:
+    """How a batch of so many images is best computed.
+
+    Args:
+        batch: at least 1.
+        cores: that parts may run on.
+        most: images that a core computes fast; parts of less than half of it are not worth cutting. None is any number.
+    """
+    together = max(each for each in range(1, cores + 1) if batch % each == 0)
+    size = batch // together
+    if most is not None and size > most:
+        smaller = max(each for each in range(1, most + 1) if size % each == 0)
+        size = smaller if 2 * smaller >= most else size
+    return Parts(batch // size, together)
+
+
 class _Compiled:
     """A model for one size of batch, or for any.
 
-    A call with one part runs in the thread that calls (and in OpenVINO's beside it, where a lane has several cores),
-    which OpenVINO grants a model that runs one request at a time; others it hands to its own threads, and where all
-    cores are busy these wait for one each time. So each lane has a model, made when it is first needed.
+    Where one part runs at a time it does so in the thread that calls (and in OpenVINO's beside it, where a lane has
+    several cores), which OpenVINO grants a model that runs one request at a time; others it hands to its own threads,
+    and where all cores are busy these wait for one each time. So each lane has a model, made when it is first needed.
 
     Attributes:
         batch: images that it takes; None where it takes any number.
@@ -41,14 +65,14 @@ class _Compiled:
     """
 
     def __init__(
-        self, make: Callable[[], Any], batch: int | None, parts: int, lanes: int, names: Sequence[str]
+        self, make: Callable[[], Any], batch: int | None, parts: Parts, lanes: int, names: Sequence[str]
     ) -> None:
         compiled = make()
         self.batch = batch
         self.names = names or [output.any_name for output in compiled.outputs]
         self.seconds = 0.0
         self._make, self._parts = make, parts
-        self._size = batch and batch // parts  # of a part
+        self._size = batch and batch // parts.number
         self._requests: LifoQueue[list[Any]] = LifoQueue()  # a lane's, one for each part; none before it is needed
         for _ in range(lanes - 1):
             self._requests.put([])
@@ -64,7 +88,7 @@ class _Compiled:
             with ExitStack() as running:  # which waits for all of them, whatever happens
                 for start, request in zip(starts, requests, strict=False):
                     part = {name: _rows(rows, start, size) if np.ndim(rows) else rows for name, rows in feeds.items()}
-                    if len(requests) == 1:
+                    if self._parts.together == 1:
                         request.infer(part, share_inputs=True, share_outputs=True)
                     else:
                         request.start_async(part, share_inputs=True)
@@ -76,18 +100,19 @@ class _Compiled:
             self._requests.put(requests)
 
     def _made(self, compiled: Any) -> list[Any]:
-        return [compiled.create_infer_request() for _ in range(self._parts)]
+        return [compiled.create_infer_request() for _ in range(self._parts.number)]
 
 
 class ByBatch:
     """Runs a model on batches of any size, on a few threads at a time.
 
     Args:
-        compile_for: compiles it for batches of so many images, None means any number, and for so many of them at the
-            same time: once for each lane that is used, from its thread.
+        compile_for: compiles it for so many images, None means any number, and for so many requests at the same time:
+            once for each lane that is used, from its thread.
         lanes: calls of ``run`` at the same time.
         outputs: names of those that are wanted; none are all, each by a name of OpenVINO's choice where it has several.
         cores: that the parts of a batch are computed on, where there is one lane; all of them if None.
+        most: images that a core computes fast; any number if None.
     """
 
     def __init__(
@@ -96,9 +121,11 @@ class ByBatch:
         lanes: int = 1,
         outputs: Sequence[str] = (),
         cores: int | None = None,
+        most: int | None = None,
     ) -> None:
         self._compile_for, self._lanes, self._outputs = compile_for, lanes, outputs
-        self._most_parts = (cores or usable_cores()) if lanes == 1 else 1
+        self._cores = (cores or usable_cores()) if lanes == 1 else 1
+        self._most = most
         self._known: OrderedDict[int, _Compiled] = OrderedDict()  # by size, the one that was of use last at the end
         self._any: _Compiled | None = None
         self._wasted = 0.0  # seconds, by filling up
@@ -154,8 +181,8 @@ class ByBatch:
 
     def _compiled(self, batch: int | None) -> _Compiled:
         began = time.perf_counter()
-        parts = max(each for each in range(1, self._most_parts + 1) if (batch or 1) % each == 0)
-        make = partial(self._compile_for, batch and batch // parts, parts)
+        parts = Parts() if batch is None else parts_of(batch, self._cores, self._most)
+        make = partial(self._compile_for, batch and batch // parts.number, parts.together)
         compiled = _Compiled(make, batch, parts, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began
         return compiled

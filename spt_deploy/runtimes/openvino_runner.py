@@ -17,12 +17,14 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 
+from spt_deploy.facts import ModelFacts
 from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_batches import ByBatch
 
+_FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
 
 
@@ -75,9 +77,15 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
     return options
 
 
-def with_parts(options: dict[str, object], parts: int) -> dict[str, object]:
-    """The options with so many requests at the same time, which share the model's weights and all cores."""
-    return options if parts == 1 else options | {"NUM_STREAMS": parts, "INFERENCE_NUM_THREADS": usable_cores()}
+def with_requests(options: dict[str, object], together: int) -> dict[str, object]:
+    """The options for so many requests at the same time, which share the model's weights and all cores."""
+    return options if together == 1 else options | {"NUM_STREAMS": together, "INFERENCE_NUM_THREADS": usable_cores()}
+
+
+def images_a_core_computes_fast(facts: ModelFacts, precision: str | None) -> int:
+    """How many of a model's images: more of them no longer fit a core's cache together (docs/cpu.md)."""
+    height, width = facts.preprocessing.size
+    return max(1, _FAST_BYTES // (height * width * (2 if precision == "bf16" else 4)))
 
 
 def compile_model(
@@ -157,7 +165,8 @@ class OpenVinoRunner(Runner):
         self.lanes = lanes
         self._keep = keep
         self._batch: int | None = 1
-        self._model = ByBatch(self._compiled, lanes)
+        self.most = images_a_core_computes_fast(facts, precision)
+        self._model = self._by_batch()
         self._names: Sequence[str] = ()
 
     def expect(self, batch: int | None) -> None:
@@ -168,17 +177,17 @@ class OpenVinoRunner(Runner):
     def _open(self) -> None:
         self._names = self._model.expect(self._batch)
 
-    def _compiled(self, batch: int | None, parts: int) -> Any:
-        options = with_parts(self.options, parts)
+    def _compiled(self, images: int | None, together: int) -> Any:
+        options = with_requests(self.options, together)
 
         def compiled() -> Any:
-            return compile_model(load_onnx(self.path), self.path.name, options, batch)
+            return compile_model(load_onnx(self.path), self.path.name, options, images)
 
         if not self._keep:
             return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        place = compiled_path(self.path, openvino.__version__, processor, options | {"batch": batch})
+        place = compiled_path(self.path, openvino.__version__, processor, options | {"batch": images})
         data = read_compiled(place)
         if data:
             try:
@@ -196,4 +205,7 @@ class OpenVinoRunner(Runner):
         return self._names
 
     def _close(self) -> None:
-        self._model = ByBatch(self._compiled, self.lanes)
+        self._model = self._by_batch()
+
+    def _by_batch(self) -> ByBatch:
+        return ByBatch(self._compiled, self.lanes, most=self.most)

@@ -14,14 +14,14 @@ from onnx import TensorProto, helper
 pytest.importorskip("openvino", reason="OpenVINO is an extra")
 
 from spt_deploy.runtimes import openvino_batches
-from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch
-from spt_deploy.runtimes.openvino_runner import compile_model, options_for, with_parts
+from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch, Parts, parts_of
+from spt_deploy.runtimes.openvino_runner import compile_model, options_for, with_requests
 
 
 class Sums:
     """Adds a number to the mean of each image: a real model in OpenVINO, and the sizes that it was compiled for."""
 
-    def __init__(self, lanes: int = 1, cores: int = 1) -> None:
+    def __init__(self, lanes: int = 1, cores: int = 1, most: int | None = None) -> None:
         info, dims = helper.make_tensor_value_info, ["batch", 3, 8, 8]
         nodes = [
             helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
@@ -31,13 +31,13 @@ class Sums:
         graph = helper.make_graph(nodes, "sums", inputs, [info("sum", TensorProto.FLOAT, ["batch", 3, 1, 1])])
         self._proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         self.compiled_for: list[int | None] = []
-        self.parts = 0  # of the one that was compiled last
-        self.model = ByBatch(self._compiled, lanes, cores=cores)
+        self.together = 0  # requests of the one that was compiled last
+        self.model = ByBatch(self._compiled, lanes, cores=cores, most=most)
 
-    def _compiled(self, batch: int | None, parts: int) -> Any:
+    def _compiled(self, batch: int | None, together: int) -> Any:
         self.compiled_for.append(batch)
-        self.parts = parts
-        return compile_model(self._proto, "sums", with_parts(options_for(), parts), batch)
+        self.together = together
+        return compile_model(self._proto, "sums", with_requests(options_for(), together), batch)
 
     def __call__(self, images: npt.NDArray[np.float32]) -> None:
         found = self.model.run({"images": images, "number": np.asarray(2.0, dtype=np.float32)})
@@ -121,22 +121,43 @@ def test_lanes_that_nobody_needs_are_not_compiled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "cores", "parts"), [(8, 2, 2), (6, 4, 3), (9, 8, 3), (7, 4, 1), (1, 4, 1), (4, 8, 4), (None, 4, 1)]
+    ("batch", "cores", "most", "number", "together"),
+    [
+        (8, 2, None, 2, 2),
+        (6, 4, None, 3, 3),
+        (7, 4, None, 1, 1),
+        (1, 4, 1, 1, 1),
+        (4, 8, None, 4, 4),
+        (8, 1, 4, 2, 1),
+        (16, 2, 4, 4, 2),
+        (8, 2, 4, 2, 2),
+        (8, 1, 3, 4, 1),  # of two images each
+        (7, 1, 4, 1, 1),  # parts of one image would be slower
+        (7, 1, 2, 7, 1),
+    ],
 )
-def test_a_batch_is_computed_in_equal_parts_as_many_as_there_are_cores_for(
-    batch: int | None, cores: int, parts: int
+def test_parts_are_equal_no_more_at_a_time_than_cores_and_no_larger_than_a_core_computes_fast(
+    batch: int, cores: int, most: int | None, number: int, together: int
 ) -> None:
-    sums = Sums(cores=cores)
+    assert parts_of(batch, cores, most) == (number, together)
+
+
+@pytest.mark.parametrize(("batch", "cores", "most"), [(8, 2, None), (8, 1, 2), (12, 2, 3), (7, 1, 2), (None, 4, 1)])
+def test_in_parts_every_image_gets_its_own_answer(batch: int | None, cores: int, most: int | None) -> None:
+    sums = Sums(cores=cores, most=most)
     sums.model.expect(batch)
-    assert (sums.compiled_for, sums.parts) == ([batch and batch // parts], parts)
+    parts = Parts() if batch is None else parts_of(batch, cores, most)
+    assert (sums.compiled_for, sums.together) == ([batch and batch // parts.number], parts.together)
     for number in range(batch or 5, 0, -1):
         sums(images(number, number))
 
 
-def test_lanes_have_no_parts() -> None:
-    sums = Sums(lanes=2, cores=8)
+def test_lanes_compute_one_part_at_a_time_each() -> None:
+    sums = Sums(lanes=2, cores=8, most=2)
     sums.model.expect(8)
-    assert (sums.compiled_for, sums.parts) == ([8], 1)
+    assert (sums.compiled_for, sums.together) == ([2], 1)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: sums(images(8, seed)), range(20)))
 
 
 def test_a_part_that_fails_ends_the_others_first_and_the_next_batch_is_right() -> None:
