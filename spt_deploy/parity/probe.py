@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,16 +89,16 @@ def feeds_of(facts: ModelFacts, images: Images, ports: Sequence[BlockPorts], for
 
 
 class _OnnxRuntimeProbe(_OnnxProbe):
-    def __init__(self, runner: Runner) -> None:
-        from spt_deploy.runtimes.onnxruntime_runner import open_session
+    def __init__(self, runner: Runner, batch: int | None) -> None:
+        from spt_deploy.runtimes.onnxruntime_runner import sessions_by_batch
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
-        self._session: Any = open_session(proto.SerializeToString(), runner.device)
+        self._sessions = sessions_by_batch(proto.SerializeToString(), runner.facts, runner.device)
+        self._sessions.expect(batch)
         super().__init__(runner.facts, ports)
 
     def _run(self, feeds: Arrays) -> Arrays:
-        names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(None, feeds), strict=True))
+        return self._sessions.run(feeds)
 
 
 class _OpenVinoProbe(_OnnxProbe):
@@ -141,7 +140,7 @@ def open_probe(runner: Runner, batch: int | None = None) -> Probe:
             "ONNX file that it is compared with, and bench it without --ratio"
         )
     if runner.runtime == "onnxruntime":
-        return _OnnxRuntimeProbe(runner)
+        return _OnnxRuntimeProbe(runner, batch)
     if runner.runtime == "openvino":
         return _OpenVinoProbe(runner, batch)
     raise UsageError(

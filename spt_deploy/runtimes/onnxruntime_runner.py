@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +14,11 @@ try:
 except ImportError as error:
     raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
 
+from spt_deploy.facts import ModelFacts
 from spt_deploy.image_input import Images
-from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs, usable_cores
+from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
@@ -77,6 +81,13 @@ def open_session(
     return session
 
 
+def sessions_by_batch(model: Path | bytes, facts: ModelFacts, device: str, lanes: int = 1) -> SessionsByBatch:
+    """Sessions of a model with these facts; other arguments and errors as for ``open_session``, once it is expected."""
+    height, width = facts.preprocessing.size
+    image_bytes = 4 * height * width if device == "cpu" else None
+    return SessionsByBatch(partial(open_session, model, device), image_bytes, lanes)
+
+
 class OnnxRuntimeRunner(Runner):
     """Runs an exported ONNX file with ONNX Runtime in the file's precision.
 
@@ -86,24 +97,30 @@ class OnnxRuntimeRunner(Runner):
     runtime: ClassVar[str] = "onnxruntime"
 
     def __init__(self, path: Path, device: str = "auto", threshold: float | None = None, lanes: int = 1) -> None:
-        self._session: ort.InferenceSession | None = None
-        self._names: list[str] = []
         facts = read_facts(path)
         super().__init__(path, facts, choose_device(device), facts.precision, threshold)
         self.lanes = lanes if self.device == "cpu" else 1
+        self._sessions: SessionsByBatch | None = None
+        self._batch: int | None = 1
+        self._names: Sequence[str] = ()
+
+    def expect(self, batch: int | None) -> None:
+        self._batch = batch
+        if self._sessions is not None:
+            self._sessions.expect(batch)
 
     def _open(self) -> None:
-        threads = max(1, usable_cores() // self.lanes) if self.lanes > 1 else None
-        self._session = open_session(self.path, self.device, threads)
-        self._names = [output.name for output in self._session.get_outputs()]
+        self._sessions = sessions_by_batch(self.path, self.facts, self.device, self.lanes)
+        self._names = self._sessions.expect(self._batch)
 
     def _run(self, images: Images, threshold: float | None) -> Arrays:
-        assert self._session is not None
-        outputs = self._session.run(None, graph_inputs(self.facts, images, threshold))
-        return dict(zip(self._names, outputs, strict=True))
+        assert self._sessions is not None
+        return self._sessions.run(graph_inputs(self.facts, images, threshold))
 
-    def _output_names(self) -> list[str]:
+    def _output_names(self) -> Sequence[str]:
         return self._names
 
     def _close(self) -> None:
-        self._session = None
+        if self._sessions is not None:
+            self._sessions.close_pool()
+        self._sessions = None

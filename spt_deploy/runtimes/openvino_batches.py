@@ -5,9 +5,7 @@ compiled for each size of batch that somebody expects. A smaller batch is filled
 long as what that has cost so far is less than compiling again. Then, or when a larger one comes, it is compiled for any
 size: a camera's batches have all sizes, and nobody should wait for a compiler each time that another one comes.
 
-A size that is known is also computed in parts of equal size, where it can be so divided. As many at the same time as
-there are cores: threads that share one part wait for each other at every operator, those with a part each only at the
-end. And each so small that what one operator leaves for the next stays in a core's cache (docs/cpu.md).
+A size that is known is also computed in parts of equal size, where it can be so divided (parts.py).
 """
 
 from __future__ import annotations
@@ -19,36 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from queue import LifoQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, usable_cores
+from spt_deploy.runtimes.parts import Parts, cut, parts_of
 
 MOST_SIZES = 2  # compiled at a time, besides that for any size: each has its own copy of the weights
-
-
-class Parts(NamedTuple):
-    """How a batch is computed: in so many parts of equal size, so many of them at the same time."""
-
-    number: int = 1
-    together: int = 1
-
-
-def parts_of(batch: int, cores: int, most: int | None) -> Parts:
-    """How a batch of so many images is best computed.
-
-    Args:
-        batch: at least 1.
-        cores: that parts may run on.
-        most: images that a core computes fast; parts of less than half of it are not worth cutting. None is any number.
-    """
-    together = max(each for each in range(1, cores + 1) if batch % each == 0)
-    size = batch // together
-    if most is not None and size > most:
-        smaller = max(each for each in range(1, most + 1) if size % each == 0)
-        size = smaller if 2 * smaller >= most else size
-    return Parts(batch // size, together)
 
 
 class _Compiled:
@@ -84,17 +60,15 @@ class _Compiled:
         try:
             requests = requests or self._made(self._make())
             began = time.perf_counter()
-            starts = range(0, count, size)
+            ran = requests[: -(-count // size)]
             with ExitStack() as running:  # which waits for all of them, whatever happens
-                for start, request in zip(starts, requests, strict=False):
-                    part = {name: _rows(rows, start, size) if np.ndim(rows) else rows for name, rows in feeds.items()}
+                for request, part in zip(ran, cut(feeds, count, size, fill=True), strict=True):
                     if self._parts.together == 1:
                         request.infer(part, share_inputs=True, share_outputs=True)
                     else:
                         request.start_async(part, share_inputs=True)
                         running.callback(request.wait)
             self.seconds = time.perf_counter() - began
-            ran = requests[: len(starts)]
             return {name: np.concatenate([each.get_tensor(name).data for each in ran])[:count] for name in self.names}
         finally:
             self._requests.put(requests)
@@ -186,9 +160,3 @@ class ByBatch:
         compiled = _Compiled(make, batch, parts, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began
         return compiled
-
-
-def _rows(rows: Any, start: int, size: int) -> Any:
-    """So many from there on, the last one again and again where there are fewer."""
-    found = rows[start : start + size]
-    return found if len(found) == size else np.concatenate([found, np.repeat(found[-1:], size - len(found), axis=0)])

@@ -9,27 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx import TensorProto, helper
 
 pytest.importorskip("openvino", reason="OpenVINO is an extra")
 
 from spt_deploy.runtimes import openvino_batches
-from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch, Parts, parts_of
+from spt_deploy.runtimes.openvino_batches import MOST_SIZES, ByBatch
 from spt_deploy.runtimes.openvino_runner import compile_model, options_for, with_requests
+from spt_deploy.runtimes.parts import Parts, parts_of
+from tests.spt_deploy.runtimes.sums import assert_right, feeds_of, sums_model
+from tests.spt_deploy.runtimes.sums import random_images as images
 
 
 class Sums:
-    """Adds a number to the mean of each image: a real model in OpenVINO, and the sizes that it was compiled for."""
+    """A real model in OpenVINO, and the sizes that it was compiled for."""
 
     def __init__(self, lanes: int = 1, cores: int = 1, most: int | None = None) -> None:
-        info, dims = helper.make_tensor_value_info, ["batch", 3, 8, 8]
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
-            helper.make_node("Add", ["mean", "number"], ["sum"]),
-        ]
-        inputs = [info("images", TensorProto.FLOAT, dims), info("number", TensorProto.FLOAT, [])]
-        graph = helper.make_graph(nodes, "sums", inputs, [info("sum", TensorProto.FLOAT, ["batch", 3, 1, 1])])
-        self._proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        self._proto = sums_model()
         self.compiled_for: list[int | None] = []
         self.together = 0  # requests of the one that was compiled last
         self.model = ByBatch(self._compiled, lanes, cores=cores, most=most)
@@ -40,12 +35,7 @@ class Sums:
         return compile_model(self._proto, "sums", with_requests(options_for(), together), batch)
 
     def __call__(self, images: npt.NDArray[np.float32]) -> None:
-        found = self.model.run({"images": images, "number": np.asarray(2.0, dtype=np.float32)})
-        np.testing.assert_allclose(found["sum"], images.mean((2, 3), keepdims=True) + 2.0, atol=1e-5)
-
-
-def images(batch: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal((batch, 3, 8, 8), dtype=np.float32)
+        assert_right(self.model.run(feeds_of(images)), images)
 
 
 @pytest.fixture
@@ -120,28 +110,6 @@ def test_lanes_that_nobody_needs_are_not_compiled() -> None:
     assert sums.compiled_for == [2]
 
 
-@pytest.mark.parametrize(
-    ("batch", "cores", "most", "number", "together"),
-    [
-        (8, 2, None, 2, 2),
-        (6, 4, None, 3, 3),
-        (7, 4, None, 1, 1),
-        (1, 4, 1, 1, 1),
-        (4, 8, None, 4, 4),
-        (8, 1, 4, 2, 1),
-        (16, 2, 4, 4, 2),
-        (8, 2, 4, 2, 2),
-        (8, 1, 3, 4, 1),  # of two images each
-        (7, 1, 4, 1, 1),  # parts of one image would be slower
-        (7, 1, 2, 7, 1),
-    ],
-)
-def test_parts_are_equal_no_more_at_a_time_than_cores_and_no_larger_than_a_core_computes_fast(
-    batch: int, cores: int, most: int | None, number: int, together: int
-) -> None:
-    assert parts_of(batch, cores, most) == (number, together)
-
-
 @pytest.mark.parametrize(("batch", "cores", "most"), [(8, 2, None), (8, 1, 2), (12, 2, 3), (7, 1, 2), (None, 4, 1)])
 def test_in_parts_every_image_gets_its_own_answer(batch: int | None, cores: int, most: int | None) -> None:
     sums = Sums(cores=cores, most=most)
@@ -164,6 +132,6 @@ def test_a_part_that_fails_ends_the_others_first_and_the_next_batch_is_right() -
     sums = Sums(cores=4)
     sums.model.expect(8)
     with pytest.raises(RuntimeError):
-        sums.model.run({"images": images(8)[..., :7], "number": np.asarray(2.0, dtype=np.float32)})
+        sums.model.run(feeds_of(images(8)[..., :7]))
     for seed in range(9):
         sums(images(8, seed))
