@@ -47,7 +47,7 @@ def contenders(model: Path) -> dict[str, tuple[ByBatch | SessionsByBatch, ByBatc
             return compile_model(load_onnx(model), model.name, options, images)
 
         most = images_a_core_computes_fast(facts, precision)
-        found[f"openvino {precision}"] = ByBatch(compiled, cores=1), ByBatch(compiled, most=most)
+        found[f"openvino {precision}"] = ByBatch(compiled, whole=True), ByBatch(compiled, most=most)
     return found
 
 

@@ -105,6 +105,7 @@ class _OpenVinoProbe(_OnnxProbe):
     def __init__(self, runner: Runner, batch: int | None) -> None:
         from spt_deploy.runtimes.openvino_batches import ByBatch
         from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, compile_model, with_requests
+        from spt_deploy.runtimes.parts import may_be_cut
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
         assert isinstance(runner, OpenVinoRunner)
@@ -114,6 +115,7 @@ class _OpenVinoProbe(_OnnxProbe):
             lambda images, together: compile_model(proto, name, with_requests(options, together), images),
             outputs=outputs,
             most=runner.most,
+            whole=not may_be_cut(runner.facts),
         )
         self._model.expect(batch)
         super().__init__(runner.facts, ports)

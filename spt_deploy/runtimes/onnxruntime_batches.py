@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, usable_cores
-from spt_deploy.runtimes.parts import cut, together_of
+from spt_deploy.runtimes.parts import cut
 
 _FAST_BYTES = 2 * 224 * 224 * 4  # of a core, four for each pixel of its images: measured on cores with 2 MiB of cache
 
@@ -18,14 +19,15 @@ _FAST_BYTES = 2 * 224 * 224 * 4  # of a core, four for each pixel of its images:
 class SessionsByBatch:
     """Runs a model on batches of any size, on a few threads at a time.
 
-    A batch of the size that is expected, or less, is computed in parts at the same time where it can be so divided, in
-    a session whose runs have their share of the cores; others one part after the other in a session whose runs have
-    all of them. Each session has its own copy of the weights, and is opened when it is first needed.
+    A batch of the size that is expected, or less, is computed in as many shares at the same time as divide both it and
+    the cores; others in one. A share is computed piece by piece, each as large as is fast. A session's own threads
+    serve all who call it, so that with these there are as many as cores. Each session has its own copy of the weights;
+    one for all cores and one for shares are kept, from when they are first needed.
 
     Args:
-        make: opens a session whose runs have so many threads; None is all cores.
+        make: opens a session with so many threads, the caller's among them; None is all cores.
         image_bytes: four for each pixel of an image; None, as on a GPU, computes batches as they come.
-        lanes: calls of ``run`` at the same time, each on its share of the cores, and one part after the other.
+        lanes: calls of ``run`` at the same time.
         cores: to use; all of them if None.
     """
 
@@ -34,23 +36,22 @@ class SessionsByBatch:
     ) -> None:
         self._make, self._image_bytes, self._lanes = make, image_bytes, lanes
         self._cores = cores or usable_cores()
-        self._sessions: dict[int | None, Any] = {}  # by threads of a run
+        self._whole: Any = None  # the session of all cores
+        self._shared: Any = None  # that of shares, or of lanes
         self._names: list[str] = []  # of the outputs
         self._expected = self._together = 1
+        self._few = 0  # batches with too few images to share
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def expect(self, batch: int | None) -> Sequence[str]:
         """Open the session for this size, or for any; the names of the outputs."""
         self._expected = batch or 1
-        alone = self._image_bytes is None or self._lanes > 1
-        together = 1 if alone else together_of(self._expected, self._cores)
+        together = 1 if self._image_bytes is None or self._lanes > 1 else math.gcd(self._expected, self._cores)
         if together != self._together:
             self.close_pool()
-            self._together = together
-        if together > 1 and self._pool is None:
-            self._pool = ThreadPoolExecutor(together, thread_name_prefix="onnxruntime")
-        self._session(self._threads(together))
+            self._together, self._shared = together, None
+        self._session(together)
         return self._names
 
     def run(self, feeds: Arrays) -> Arrays:
@@ -61,22 +62,28 @@ class SessionsByBatch:
         """
         count = len(feeds[IMAGES_INPUT])
         together = self._together if count <= self._expected else 1
-        if count < together and None in self._sessions:
-            together = 1
-        session = self._session(self._threads(together))
-        size = min(self._most(self._cores // (together * self._lanes)) or count, -(-count // together))
-        parts = cut(feeds, count, size)
-        run = session.run
-        if together == 1 or self._pool is None:
-            found = [run(None, part) for part in parts]
+        if count < together:
+            self._few += 1
+            together = 1 if self._whole is not None or self._few > 1 else together
+        session = self._session(together)
+        most = self._most(self._cores // (together * self._lanes)) or count
+
+        def pieces(share: Arrays) -> list[Any]:
+            images = len(share[IMAGES_INPUT])
+            return [session.run(None, piece) for piece in cut(share, images, _even(images, most))]
+
+        shares = list(cut(feeds, count, -(-count // together)))
+        if len(shares) == 1:
+            found = pieces(shares[0])
         else:
-            found = list(self._pool.map(lambda part: run(None, part), parts))
+            self._pool = self._pool or ThreadPoolExecutor(self._together, thread_name_prefix="onnxruntime")
+            found = [piece for share in self._pool.map(pieces, shares) for piece in share]
         if len(found) == 1:
             return dict(zip(self._names, found[0], strict=True))
         return {name: np.concatenate(rows) for name, rows in zip(self._names, zip(*found, strict=True), strict=True)}
 
     def close_pool(self) -> None:
-        """End the threads that compute parts; ``expect`` starts others."""
+        """End the threads that compute shares; ``run`` starts others."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -85,13 +92,20 @@ class SessionsByBatch:
         """Images that so many cores compute fast; None is any number."""
         return None if self._image_bytes is None else max(1, max(1, cores) * _FAST_BYTES // self._image_bytes)
 
-    def _threads(self, together: int) -> int | None:
+    def _session(self, together: int) -> Any:
         at_once = together * self._lanes
-        return None if at_once == 1 else max(1, self._cores // at_once)
-
-    def _session(self, threads: int | None) -> Any:
         with self._lock:
-            if threads not in self._sessions:
-                self._sessions[threads] = self._make(threads)
-                self._names = [output.name for output in self._sessions[threads].get_outputs()]
-            return self._sessions[threads]
+            session = self._whole if at_once == 1 else self._shared
+            if session is None:
+                session = self._make(None if at_once == 1 else max(1, self._cores - at_once + 1))
+                self._names = [output.name for output in session.get_outputs()]
+                if at_once == 1:
+                    self._whole = session
+                else:
+                    self._shared = session
+            return session
+
+
+def _even(count: int, most: int) -> int:
+    """The size of pieces that are as few as can be and hardly differ."""
+    return -(-count // -(-count // most))

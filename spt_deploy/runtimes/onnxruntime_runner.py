@@ -19,6 +19,7 @@ from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
+from spt_deploy.runtimes.parts import may_be_cut
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
@@ -49,8 +50,8 @@ def open_session(
     Args:
         model: a file, or its bytes.
         device: ``cpu`` or ``cuda``.
-        threads: of one run; None takes all cores, and has threads that wait for each other keep theirs busy, which is
-            faster alone and slower beside other work.
+        threads: that compute, one that calls among them; None takes all cores, and has threads that wait for each other
+            keep theirs busy, which is faster alone and slower beside other work.
         profile: how the file begins that ``end_profiling`` writes; None measures nothing.
 
     Raises:
@@ -84,7 +85,7 @@ def open_session(
 def sessions_by_batch(model: Path | bytes, facts: ModelFacts, device: str, lanes: int = 1) -> SessionsByBatch:
     """Sessions of a model with these facts; other arguments and errors as for ``open_session``, once it is expected."""
     height, width = facts.preprocessing.size
-    image_bytes = 4 * height * width if device == "cpu" else None
+    image_bytes = 4 * height * width if device == "cpu" and may_be_cut(facts) else None
     return SessionsByBatch(partial(open_session, model, device), image_bytes, lanes)
 
 

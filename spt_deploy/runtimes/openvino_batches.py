@@ -66,8 +66,8 @@ class _Compiled:
                     if self._parts.together == 1:
                         request.infer(part, share_inputs=True, share_outputs=True)
                     else:
+                        running.callback(request.wait)  # which returns at once of one that never began
                         request.start_async(part, share_inputs=True)
-                        running.callback(request.wait)
             self.seconds = time.perf_counter() - began
             return {name: np.concatenate([each.get_tensor(name).data for each in ran])[:count] for name in self.names}
         finally:
@@ -85,8 +85,9 @@ class ByBatch:
             once for each lane that is used, from its thread.
         lanes: calls of ``run`` at the same time.
         outputs: names of those that are wanted; none are all, each by a name of OpenVINO's choice where it has several.
-        cores: that the parts of a batch are computed on, where there is one lane; all of them if None.
+        cores: by which a batch is cut, where there is one lane; all of them if None.
         most: images that a core computes fast; any number if None.
+        whole: whether batches are computed uncut.
     """
 
     def __init__(
@@ -96,10 +97,11 @@ class ByBatch:
         outputs: Sequence[str] = (),
         cores: int | None = None,
         most: int | None = None,
+        whole: bool = False,
     ) -> None:
         self._compile_for, self._lanes, self._outputs = compile_for, lanes, outputs
         self._cores = (cores or usable_cores()) if lanes == 1 else 1
-        self._most = most
+        self._most, self._whole = most, whole
         self._known: OrderedDict[int, _Compiled] = OrderedDict()  # by size, the one that was of use last at the end
         self._any: _Compiled | None = None
         self._wasted = 0.0  # seconds, by filling up
@@ -155,7 +157,7 @@ class ByBatch:
 
     def _compiled(self, batch: int | None) -> _Compiled:
         began = time.perf_counter()
-        parts = Parts() if batch is None else parts_of(batch, self._cores, self._most)
+        parts = Parts() if batch is None or self._whole else parts_of(batch, self._cores, self._most)
         make = partial(self._compile_for, batch and batch // parts.number, parts.together)
         compiled = _Compiled(make, batch, parts, self._lanes, self._outputs)
         self._seconds = time.perf_counter() - began

@@ -23,6 +23,7 @@ from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs,
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_batches import ByBatch
+from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
@@ -208,4 +209,4 @@ class OpenVinoRunner(Runner):
         self._model = self._by_batch()
 
     def _by_batch(self) -> ByBatch:
-        return ByBatch(self._compiled, self.lanes, most=self.most)
+        return ByBatch(self._compiled, self.lanes, most=self.most, whole=not may_be_cut(self.facts))

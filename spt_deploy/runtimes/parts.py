@@ -6,10 +6,13 @@ operator leaves for the next is found sooner where it still lies in a core's own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from spt_deploy.facts import ModelFacts
 
 
 class Parts(NamedTuple):
@@ -19,9 +22,10 @@ class Parts(NamedTuple):
     together: int = 1
 
 
-def together_of(batch: int, cores: int) -> int:
-    """Parts that may run at the same time, where each has as many images and at least one core."""
-    return max(each for each in range(1, cores + 1) if batch % each == 0)
+def may_be_cut(facts: ModelFacts) -> bool:
+    """Whether an image's answer is the same in whatever part; where containers are packed across images it is not."""
+    backbone = facts.model.backbone
+    return backbone.packing != "batch" or not backbone.spa_stages
 
 
 def parts_of(batch: int, cores: int, most: int | None) -> Parts:
@@ -32,7 +36,7 @@ def parts_of(batch: int, cores: int, most: int | None) -> Parts:
         cores: that parts may run on.
         most: images that a core computes fast; parts of less than half of it are not worth cutting. None is any number.
     """
-    together = together_of(batch, cores)
+    together = math.gcd(batch, cores)  # so that each part has as many images, and as many cores
     size = batch // together
     if most is not None and size > most:
         smaller = max(each for each in range(1, most + 1) if size % each == 0)

@@ -44,7 +44,7 @@ class OperatorTime:
 
 
 def profile(runner: Runner, images: Images, masks: Masks | None = None) -> list[OperatorTime]:
-    """Time of each operator, the largest first.
+    """Time of each operator, the largest first; of the whole batch on all cores, where runners compute it in parts.
 
     Args:
         runner: of an ONNX file, in ONNX Runtime or OpenVINO.

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra")
 
-from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
+from spt_deploy.runtimes.onnxruntime_batches import _FAST_BYTES, SessionsByBatch
 from spt_deploy.runtimes.onnxruntime_runner import open_session
 from tests.spt_deploy.runtimes.sums import assert_right, feeds_of, random_images, sums_model
 
@@ -51,8 +51,10 @@ class _Counted:
     ("batch", "cores", "image_bytes", "threads", "sizes"),
     [
         (8, 2, SMALL, 1, [4, 4]),
-        (6, 4, SMALL, 1, [2, 2, 2]),
-        (4, 8, SMALL, 2, [1, 1, 1, 1]),
+        (6, 4, SMALL, 3, [3, 3]),  # one thread calls for each share, and two serve both
+        (6, 2, _FAST_BYTES // 2, 1, [1, 1, 2, 2]),
+        (5, 1, _FAST_BYTES // 4, None, [2, 3]),
+        (4, 8, SMALL, 5, [1, 1, 1, 1]),
         (7, 4, SMALL, None, [7]),
         (4, 2, LARGE, 1, [1, 1, 1, 1]),
         (3, 2, LARGE, None, [1, 1, 1]),
@@ -66,10 +68,11 @@ def test_a_batch_that_is_expected_is_cut_for_the_cores_and_their_caches(
     sums = Sums(image_bytes, cores=cores)
     assert sums.model.expect(batch) == ["sum"]
     sums(batch)
-    assert (sums.threads, sums.sizes) == ([threads], sizes)
+    assert (sums.threads, sorted(sums.sizes)) == ([threads], sizes)
+    sums(1)
+    assert sums.threads == [threads]  # once is not worth another session
     for number in range(batch, 0, -1):
         sums(number, number)
-    assert sums.threads == [threads]  # fewer images need no other session
 
 
 def test_a_larger_batch_than_was_expected_gets_all_cores() -> None:
@@ -85,11 +88,10 @@ def test_a_larger_batch_than_was_expected_gets_all_cores() -> None:
 
 def test_what_is_expected_may_change() -> None:
     sums = Sums(cores=6)
-    for batch, threads in ((1, None), (6, 1), (2, 3), (None, None)):
+    for batch in (1, 6, 2, None, 2):
         sums.model.expect(batch)
         sums(batch or 3, seed=batch or 3)
-        assert sums.threads[-1] == threads or threads in sums.threads
-    assert sums.threads == [None, 1, 3]
+    assert sums.threads == [None, 1, 5, 5]  # the one for all cores is kept, and one other
     sums.model.close_pool()
 
 
@@ -99,7 +101,7 @@ def test_lanes_compute_one_part_after_the_other(image_bytes: int) -> None:
     sums.model.expect(4)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda seed: sums(4, seed), range(20)))
-    assert sums.threads == [3]
+    assert sums.threads == [5]  # four besides the two lanes
     assert sums.sizes == [4] * 20 if image_bytes == SMALL else [1] * 80
 
 
@@ -110,3 +112,11 @@ def test_a_part_that_fails_is_an_error_and_the_next_batch_is_right() -> None:
         sums.model.run(feeds_of(random_images(8)[..., :7]))
     for seed in range(5):
         sums(8, seed)
+
+
+def test_batches_that_are_often_too_small_to_share_get_all_cores() -> None:
+    sums = Sums(cores=4)
+    sums.model.expect(4)
+    for seed in range(3):
+        sums(1, seed)
+    assert sums.threads == [1, None]

@@ -23,11 +23,11 @@ from tests.spt_deploy.runtimes.sums import random_images as images
 class Sums:
     """A real model in OpenVINO, and the sizes that it was compiled for."""
 
-    def __init__(self, lanes: int = 1, cores: int = 1, most: int | None = None) -> None:
+    def __init__(self, lanes: int = 1, cores: int = 1, most: int | None = None, whole: bool = False) -> None:
         self._proto = sums_model()
         self.compiled_for: list[int | None] = []
         self.together = 0  # requests of the one that was compiled last
-        self.model = ByBatch(self._compiled, lanes, cores=cores, most=most)
+        self.model = ByBatch(self._compiled, lanes, cores=cores, most=most, whole=whole)
 
     def _compiled(self, batch: int | None, together: int) -> Any:
         self.compiled_for.append(batch)
@@ -135,3 +135,10 @@ def test_a_part_that_fails_ends_the_others_first_and_the_next_batch_is_right() -
         sums.model.run(feeds_of(images(8)[..., :7]))
     for seed in range(9):
         sums(images(8, seed))
+
+
+def test_what_must_not_be_cut_is_not() -> None:
+    sums = Sums(cores=8, most=1, whole=True)
+    sums.model.expect(8)
+    sums(images(8))
+    assert (sums.compiled_for, sums.together) == ([8], 1)

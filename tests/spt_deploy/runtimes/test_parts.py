@@ -12,7 +12,8 @@ from spt_deploy.runtimes.parts import cut, parts_of
     ("batch", "cores", "most", "number", "together"),
     [
         (8, 2, None, 2, 2),
-        (6, 4, None, 3, 3),
+        (6, 4, None, 2, 2),  # on two cores each, for three would leave one idle
+        (8, 6, None, 2, 2),
         (7, 4, None, 1, 1),
         (1, 4, 1, 1, 1),
         (4, 8, None, 4, 4),

@@ -9,16 +9,19 @@ import onnx
 import pytest
 import torch
 
+from spt_deploy.config import Packing
 from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.registry import is_installed
+from spt_deploy.runtimes.torch_runner import TorchRunner
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import make_model
 
 SIZE = (48, 64)
+LARGER = (96, 128)  # has tokens for more than one container
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +35,8 @@ def says(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return make_exported(tmp_path_factory.mktemp("says"), SIZE, selection="all")
 
 
-def _images(batch: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.random.default_rng(0).standard_normal((batch, 3, *SIZE), dtype=np.float32)
+def _images(batch: int, size: tuple[int, int] = SIZE) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -79,6 +82,37 @@ def test_a_runner_must_be_open_to_run(made: Exported) -> None:
         runner.infer(_images(1))
     with pytest.raises(InputError, match="with statement"):
         runner.infer(_images(1))
+
+
+@pytest.fixture(scope="module", params=["per-image", "batch"])
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Packing, Exported]:
+    return request.param, make_exported(tmp_path_factory.mktemp("packed"), LARGER, packing=request.param)
+
+
+@pytest.fixture
+def one_image_fills_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spt_deploy.runtimes.onnxruntime_batches._FAST_BYTES", 1)
+    monkeypatch.setattr("spt_deploy.runtimes.openvino_runner._FAST_BYTES", 1)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("expected", [4, None])
+def test_in_parts_or_not_a_batch_is_answered_as_a_whole(
+    runtime: str, packed: tuple[Packing, Exported], expected: int | None, one_image_fills_a_core: None
+) -> None:
+    """Containers that are packed across images answer otherwise for one image than for four, so these are not cut."""
+    pytest.importorskip(runtime, reason="an extra")
+    (packing, made), images = packed, _images(4, LARGER)
+    with TorchRunner(made.checkpoint, "cpu", packing=packing) as ours:
+        whole = ours.infer(images)
+        alone = np.concatenate([ours.infer(image[None])["logits"] for image in images])
+    assert np.allclose(whole["logits"], alone, atol=1e-5) == (packing == "per-image")
+    runner = open_runner(made.onnx, runtime, "cpu")
+    runner.expect(expected)
+    with runner:
+        found = runner.infer(images)
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
