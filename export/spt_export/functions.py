@@ -23,6 +23,7 @@ from spt_export import static_functions as static
 from spt_export.masked_bias import FLOAT, INT32, INT64, NO_TOKEN, SPT, MaskedBias, TokenCodes
 
 ONNX_OPSET = 20
+LANES = 16  # float32 in the widest vector of a processor
 
 
 @script(SPT)
@@ -37,8 +38,9 @@ def SelectTokens(logits, order, threshold):  # noqa: N802
     token = op.Reshape(op.Add(op.Mul(image, tokens), order), flat)
     token_of_slot = op.Gather(token, op.Squeeze(op.NonZero(keep), first))
 
-    kept_so_far = op.CumSum(op.Cast(keep, to=INT64), zero)
-    slot = op.Where(keep, op.Sub(kept_so_far, one), op.Constant(value_int=-1))
+    kept = op.Cast(keep, to=INT64)
+    kept_so_far = op.CumSum(kept, zero)
+    slot = op.Sub(op.Mul(kept_so_far, kept), one)
     every = op.Range(zero, tokens, one)
     place_of_token = op.ScatterElements(every, order, every, axis=0)  # the inverse of the order
     slot_of_token = op.Gather(op.Reshape(slot, shape), place_of_token, axis=1)
@@ -57,66 +59,69 @@ def PackedQKV(h, gate, token_of_slot, weight, bias):  # noqa: N802
 
 
 @script(SPT)
-def ContainersPerImage(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
-    # Listed for every container there is room for, of which the filled ones are taken.
+def ContainersPerImage(cu_seqlens, tokens, window):  # noqa: N802
+    # Listed for every container there is room for, of which the filled ones are taken. Slots are counted from 1, and 0
+    # is a place without one.
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     start, row, every = op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[-1])
+    length = op.Min(op.Mul(window, window), tokens)  # no image fills more
+    room = op.Mul(op.Div(op.Sub(op.Add(tokens, length), one), length), length)
     before = op.Slice(cu_seqlens, start, every)
     after = op.Slice(cu_seqlens, row, op.Constant(value_ints=[2147483647]))
-    most = op.Div(op.Sub(op.Add(tokens, length), one), length)
-    first = op.Add(op.Unsqueeze(before, row), op.Mul(op.Range(zero, most, one), length))
-    filled = op.Reshape(op.Less(first, op.Unsqueeze(after, row)), every)
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[2])), op.Range(zero, length, one))
-    listed = op.Where(op.Less(raw, op.Unsqueeze(after, op.Constant(value_ints=[1, 2]))), raw, op.Constant(value_int=-1))
-    by_container = op.Concat(every, op.Reshape(length, row), axis=0)
-    slots = op.Gather(op.Reshape(listed, by_container), op.Squeeze(op.NonZero(filled), start))
-
-    # Within an image a slot and its place differ by a constant.
-    count = op.Div(op.Sub(op.Add(op.Sub(after, before), length), one), length)
-    ends = op.CumSum(count, zero)
-    shift = op.Sub(op.Mul(op.Sub(ends, count), length), before)
-    of_token = op.Expand(op.Unsqueeze(shift, row), op.Concat(row, op.Reshape(tokens, row), axis=0))
-    slot = op.CumSum(op.Clip(token_of_slot, one, one), zero, exclusive=1)
-    places = op.Add(slot, op.Gather(op.Reshape(of_token, every), token_of_slot))
-    room = op.Mul(op.Gather(ends, every), length)
-    return slots, places, room
+    raw = op.Add(op.Unsqueeze(before, row), op.Range(one, op.Add(room, one), one))
+    listed = op.Where(op.LessOrEqual(raw, op.Unsqueeze(after, row)), raw, zero)
+    containers = op.Reshape(listed, op.Concat(every, op.Reshape(length, row), axis=0))
+    filled = op.NonZero(op.Reshape(op.Slice(containers, start, row, row), every))
+    # Where an image has one container at most, none is longer than the fullest, by whole vectors: so the order in which
+    # a runtime adds does not change with the rest of the batch. It decides which when it loads the file: elsewhere it
+    # should know their length.
+    lanes = op.Constant(value_int=LANES)
+    if op.And(op.Greater(tokens, lanes), op.LessOrEqual(tokens, length)):  # type: ignore[truthy-bool]  # an If node
+        fullest = op.ReduceMax(op.Sub(after, before), start, keepdims=1)
+        end = op.Mul(op.Div(op.Add(fullest, op.Constant(value_int=LANES - 1)), lanes), lanes)
+        shown = op.Slice(containers, start, end, row)
+    else:
+        shown = op.Identity(containers)
+    slots = op.Gather(shown, op.Squeeze(filled, start))
+    return slots
 
 
 @script(SPT)
-def ContainersBatch(token_of_slot, cu_seqlens, tokens, length):  # noqa: N802
-    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    kept = op.Slice(cu_seqlens, op.Constant(value_ints=[-1]), op.Constant(value_ints=[2147483647]))
+def ContainersBatch(cu_seqlens, tokens, window):  # noqa: N802
+    one = op.Constant(value_int=1)
+    start, row, every = op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[-1])
+    length = op.Mul(window, window)
+    kept = op.Slice(cu_seqlens, every, op.Constant(value_ints=[2147483647]))
     all_tokens = op.Mul(op.Sub(op.Size(cu_seqlens), one), tokens)
-    most = op.Div(op.Sub(op.Add(all_tokens, length), one), length)
-    first = op.Mul(op.Range(zero, most, one), length)
-    raw = op.Add(op.Unsqueeze(first, op.Constant(value_ints=[1])), op.Range(zero, length, one))
-    listed = op.Where(op.Less(raw, kept), raw, op.Constant(value_int=-1))
-    slots = op.Gather(listed, op.Squeeze(op.NonZero(op.Less(first, kept)), op.Constant(value_ints=[0])))
-    places = op.CumSum(op.Clip(token_of_slot, one, one), zero, exclusive=1)
-    room = op.Mul(op.Div(op.Sub(op.Add(kept, length), one), length), length)
-    return slots, places, room
+    room = op.Mul(op.Div(op.Sub(op.Add(all_tokens, length), one), length), length)
+    raw = op.Range(one, op.Add(room, one), one)
+    listed = op.Where(op.LessOrEqual(raw, kept), raw, op.Constant(value_int=0))
+    containers = op.Reshape(listed, op.Concat(every, op.Reshape(length, row), axis=0))
+    filled = op.NonZero(op.Reshape(op.Slice(containers, start, row, row), every))
+    slots = op.Gather(containers, op.Squeeze(filled, start))
+    return slots
 
 
 @script(SPT)
 def PackedAttention(  # noqa: N802
     qkv, token_of_slot, cu_seqlens, bias_table, heads: int, window: int, tokens: int, width: int
 ):
-    length = op.Mul(window, window)
     zero, one, three = op.Constant(value_int=0), op.Constant(value_int=1), op.Constant(value_int=3)
-    # K x L: a place without a token has slot -1, and index -1 takes the last row, whatever that is.
-    slots, places, room = ContainersPerImage(token_of_slot, cu_seqlens, tokens, length)
+    every, start = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0])
+    slots = ContainersPerImage(cu_seqlens, tokens, window)  # K x L
+    places = op.Squeeze(op.NonZero(op.Reshape(slots, every)), start)  # of each slot, for they are listed in order
     codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), token_of_slot)
     no_token = op.Cast(op.Constant(value_ints=[NO_TOKEN]), to=INT32)
-    code = op.Gather(op.Concat(codes, no_token, axis=0), slots)
+    code = op.Gather(op.Concat(no_token, codes, axis=0), slots)
     bias = MaskedBias(code, cu_seqlens, bias_table, window, tokens, width)
 
-    # Rows 3s, 3s + 1, 3s + 2 of the regrouped matrix are query, key and value of slot s.
-    every = op.Constant(value_ints=[-1])
+    # Rows 3s - 3, 3s - 2, 3s - 1 of the regrouped matrix are query, key and value of slot s; of a place without one
+    # they are the last slot's, whatever that is.
     head = op.Reshape(heads, op.Constant(value_ints=[1]))
     channels = op.Div(op.Shape(qkv, start=1), three)
     head_dim = op.Div(channels, heads)
     grouped = op.Reshape(qkv, op.Concat(every, head, head_dim, axis=0))
-    of_query = op.Mul(slots, three)
+    of_query = op.Sub(op.Mul(slots, three), three)
     q = op.Transpose(op.Gather(grouped, of_query), perm=[2, 0, 1, 3])
     k = op.Transpose(op.Gather(grouped, op.Add(of_query, one)), perm=[2, 0, 1, 3])
     v = op.Transpose(op.Gather(grouped, op.Add(of_query, op.Constant(value_int=2))), perm=[2, 0, 1, 3])
@@ -125,7 +130,7 @@ def PackedAttention(  # noqa: N802
     scores = op.Add(op.MatMul(q, op.Transpose(op.Mul(k, op.CastLike(scale, k)), perm=[0, 1, 3, 2])), bias)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
     attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
-    of_head = op.Mul(op.Range(zero, heads, one), room)
+    of_head = op.Mul(op.Range(zero, heads, one), op.Size(slots))
     at = op.Add(op.Unsqueeze(places, op.Constant(value_ints=[1])), of_head)
     o = op.Reshape(op.Gather(attended, at), op.Concat(every, channels, axis=0))
     return o

@@ -52,12 +52,13 @@ def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N8
     rows = op.Reshape(row, op.Constant(value_ints=[-1]))
     known = op.Gather(op.Transpose(bias_table, perm=[1, 0]), rows, axis=1)
 
+    value = op.CastLike(op.Constant(value_float=MASKED), known)
+    masked = op.Expand(value, op.Concat(op.Shape(known, end=1), op.Constant(value_ints=[1]), axis=0))
+
     # The first of cu_seqlens is 0. A runtime does not know that; a table it computed when it loaded the file would stay
     # in float32 in OpenVINO's bfloat16, and each bias be gathered in float32 and converted.
     zero = op.Slice(cu_seqlens, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
-    value = op.Add(op.CastLike(op.Constant(value_float=MASKED), known), op.CastLike(zero, known))
-    masked = op.Expand(value, op.Concat(op.Shape(known, end=1), op.Constant(value_ints=[1]), axis=0))
-    table = op.Concat(masked, known, masked, axis=1)
+    table = op.Add(op.Concat(masked, known, masked, axis=1), op.CastLike(zero, known))
 
     last = op.Cast(op.Add(op.Size(rows), one), to=INT32)
     middle = op.Div(last, op.Cast(op.Constant(value_int=2), to=INT32))

@@ -14,6 +14,7 @@ from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.errors import UsageError
 from spt_deploy.model.backbone import PATCH, stage_sizes
 from spt_deploy.model.heads import DETECT_STAGES, TOWER_DEPTH
+from spt_deploy.model.reference import container_length
 
 # In the order in which tables show them. The relative position table counts as attention, LayerNorms before attention
 # and MLP as norm; those of patch embedding, merging and head belong to these.
@@ -130,11 +131,14 @@ def _stage(
     if stage in config.spa_stages:
         selections = [next(kept) for _ in range(depth)]
         projected = sum(sum(images) for images in selections)
-        groups = sum(_containers(images, config) for images in selections)
+        length = container_length(config.window, height * columns, config.packing)
+        runs = [[sum(images)] if config.packing == "batch" else images for images in selections]
+        groups = sum(-(-count // length) for images in runs for count in images)
     else:
         windows = batch * -(-height // config.window) * -(-columns // config.window)
         groups = windows * depth
-        projected = groups * config.window**2
+        length = config.window**2
+        projected = groups * length
     hidden = int(width * config.mlp_ratio)
     table = (2 * config.window - 1) ** 2 * config.heads[stage - 1]
     gates = (stage in config.spa_stages) * depth  # and one on the output of the stage before the first SPA stage
@@ -143,16 +147,11 @@ def _stage(
         yield Component(place, "gate", gates * tokens * width, gates * (width + 1))
     yield Component(place, "qkv", projected * 3 * width**2, depth * 3 * (width**2 + width))
     # Query times key and weights times value, each L x L x C in every window or container.
-    yield Component(place, "attention", groups * 2 * config.window**4 * width, depth * table)
+    yield Component(place, "attention", groups * 2 * length**2 * width, depth * table)
     yield Component(place, "projection", projected * width**2, depth * (width**2 + width))
     mlp = 2 * width * hidden
     yield Component(place, "MLP", depth * tokens * mlp, depth * (mlp + hidden + width))
     yield Component(place, "norm", 0, depth * 4 * width)
-
-
-def _containers(kept: Sequence[int], config: BackboneConfig) -> int:
-    runs = [sum(kept)] if config.packing == "batch" else kept
-    return sum(-(-count // config.window**2) for count in runs)
 
 
 def _label_head(config: ModelConfig, batch: int) -> Component:

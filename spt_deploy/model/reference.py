@@ -1,8 +1,8 @@
 """The meaning of the four ``spt`` operations in PyTorch: differentiable, any device, any float dtype.
 
-Notation: B images of N tokens and C channels; S kept tokens in all; L = M*M slots a container; K containers.
-A *slot* is a place in the dense list of kept tokens. Kernels may hand on a longer list than there are kept
-tokens, filled up with -1; these functions make and take exact ones.
+Notation: B images of N tokens and C channels; S kept tokens in all; L slots a container, see ``container_length``;
+K containers. A *slot* is a place in the dense list of kept tokens. Kernels may hand on a longer list than there are
+kept tokens, filled up with -1; these functions make and take exact ones.
 
 Source: "Context-Aware Token Selection and Packing", arXiv 2410.23608, equations 4 to 6 and figure 3.
 """
@@ -57,6 +57,14 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
     rows = h.flatten(0, 1).index_select(0, token_of_slot)
     factor = gate.flatten().index_select(0, token_of_slot).to(rows.dtype)
     return F.linear(rows * factor[:, None], weight, bias)
+
+
+def container_length(window: int, tokens: int, packing: str) -> int:
+    """L, slots a container: a window's, but no more than an image has tokens where a container is of one image.
+
+    Static packing keeps to whole windows: its containers were cut before attention sees them.
+    """
+    return min(window * window, tokens) if packing == "per-image" else window * window
 
 
 def containers(
@@ -121,7 +129,7 @@ def packed_attention(
         cu_seqlens: B + 1 int64.
         bias_table: (2M - 1)^2 x heads.
         heads: attention heads; C is a multiple.
-        window: M; a container holds M*M tokens.
+        window: M; a container holds M*M tokens, or ``tokens`` if these are fewer and packing is ``per-image``.
         tokens: N, tokens an image.
         width: tokens a row of the map.
         packing: ``batch`` or ``per-image``.
@@ -129,7 +137,8 @@ def packed_attention(
     Returns:
         S x C in the dtype of ``qkv``.
     """
-    slots, filled, places = containers(token_of_slot, cu_seqlens, window * window, tokens, packing)
+    length = container_length(window, tokens, packing)
+    slots, filled, places = containers(token_of_slot, cu_seqlens, length, tokens, packing)
     token = token_of_slot[slots] if token_of_slot.numel() else slots
     image = token // tokens
     sees = filled[:, None, :] & (image[:, :, None] == image[:, None, :])

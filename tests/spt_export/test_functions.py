@@ -21,10 +21,11 @@ from spt_export.functions import function_protos, opset_imports
 
 HEADS, WINDOW, CHANNELS = 2, 7, 64
 THRESHOLD = -4.595
-# height, width, shift of the map: one container exactly, ragged edges, a single token, a shifted order
-MAPS = [(7, 7, 0), (10, 9, 3), (1, 1, 0), (14, 14, 3)]
-# tokens kept of each image: nothing at all; nothing in the middle; one; around a container's length; everything
-COUNTS = [(0,), (0, 0, 0), (1, 0, 5), (48,), (49, 50), (10_000, 3, 10_000)]
+# height, width, shift of the map: one container exactly, ragged edges, a single token, less than a window, hardly more
+# and no more than a vector holds, a shifted order
+MAPS = [(7, 7, 0), (10, 9, 3), (1, 1, 0), (5, 4, 0), (4, 4, 0), (14, 14, 3)]
+# tokens kept of each image: nothing at all; nothing in the middle; one; around a vector's and a container's length; all
+COUNTS = [(0,), (0, 0, 0), (1, 0, 5), (15, 0), (16,), (17, 1), (48,), (49, 50), (10_000, 3, 10_000)]
 
 
 def _weights() -> dict[str, npt.NDArray[np.float32]]:
@@ -149,7 +150,7 @@ def test_functions_mean_the_same_as_the_reference_in_onnx_runtime(
 
 
 @pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
-@pytest.mark.parametrize(("height", "width", "shift"), MAPS[:3])
+@pytest.mark.parametrize(("height", "width", "shift"), MAPS[:5])
 def test_inlined_functions_mean_the_same_as_the_reference_in_openvino(
     packing: Packing, height: int, width: int, shift: int
 ) -> None:
@@ -162,6 +163,19 @@ def test_inlined_functions_mean_the_same_as_the_reference_in_openvino(
         results = compiled(feeds)
         expected = _expected(feeds, packing, height, width, shift)
         _assert_same({name: results[name] for name in expected}, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (5, 4), (14, 14)])
+def test_the_rest_of_the_batch_changes_no_bit_of_an_answer_in_openvino(height: int, width: int) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    from spt_deploy.runtimes.openvino_runner import compile_model
+
+    compiled = compile_model(_chain("per-image", height, width, 0), "the chain")
+    feeds = _inputs((3, 49, 0, 17, 33), height * width)
+    together = compiled(feeds)["x"]
+    for image in range(len(together)):
+        alone = compiled({name: value[image : image + 1] for name, value in feeds.items()})["x"]
+        assert np.array_equal(alone[0], together[image])
 
 
 def test_every_function_takes_the_attributes_that_name_its_plugin() -> None:
