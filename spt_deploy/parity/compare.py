@@ -140,8 +140,9 @@ def _check_names(reference: Arrays, candidate: Arrays) -> None:
 def _matched(reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> tuple[Arrays, int, int]:
     """The candidate's boxes and labels in the reference's order; scores stay as they are, for both sides sort them.
 
-    A detection matches one of the same label and score whose box is nearest. One at the cut, whose score is within
-    tolerance of the last of the K, may be missing on the other side: it is not counted.
+    A detection matches one of the same label and score whose box is nearest, every corner within tolerance. One at the
+    cut, whose score is within tolerance of the last of the K, may be missing on the other side: it is not counted. Not
+    where the other side has a box that is no number: that shall be seen.
     """
     out = {name: np.array(value) for name, value in candidate.items()}
     agreed = counted = 0
@@ -150,13 +151,15 @@ def _matched(reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> tupl
         their_boxes, their_scores, their_labels = (candidate[n][b] for n in ("boxes", "scores", "labels"))
         near = 2 * tolerance.absolute
         cut = max(scores[-1], their_scores[-1]) + near
-        distance = np.abs(boxes[:, None] - their_boxes[None]).max(-1)
+        apart = np.abs(boxes[:, None] - their_boxes[None])  # K x K x 4
         fits = (labels[:, None] == their_labels[None]) & (np.abs(scores[:, None] - their_scores[None]) <= near)
-        distance = np.where(fits & np.isfinite(distance), distance, np.inf)
+        fits &= (apart <= tolerance.pixels + tolerance.relative * np.abs(boxes[:, None])).all(-1)
+        distance = np.where(fits, apart.max(-1), np.inf)
+        finite = bool(np.isfinite(their_boxes).all())
         for i in range(len(scores)):
             j = int(distance[i].argmin())
-            matched = bool(distance[i, j] <= tolerance.pixels + tolerance.relative * np.abs(boxes[i]).max())
-            at_cut = bool(scores[i] <= cut)
+            matched = bool(distance[i, j] < np.inf)
+            at_cut = finite and bool(scores[i] <= cut)
             counted += matched or not at_cut
             agreed += matched
             if matched:

@@ -99,6 +99,33 @@ def test_a_detection_at_the_cut_of_k_may_be_another_one() -> None:
     assert (found.agreed, found.counted) == (1, 1)
 
 
+def test_a_box_at_the_cut_is_taken_for_another_only_where_every_corner_is_near() -> None:
+    """Within tolerance of its far corner, not of its near one: no match, and at the cut none is needed."""
+    bf16 = TOLERANCES["bf16"]
+    ours = _detections([[30.0, 30, 50, 50], [4, 4, 200, 200]], [0.9, 0.01], [1, 0])
+    theirs = _detections([[30.0, 30, 50, 50], [10, 4, 200, 200]], [0.9, 0.01], [1, 0])
+    found = compare_outputs(ours, theirs, bf16)
+    assert found.passed
+    assert (found.agreed, found.counted) == (1, 1)
+    strong = [dict(side, scores=np.array([[0.9, 0.9]], dtype=np.float32)) for side in (ours, theirs)]
+    more = [dict(side, **_with_a_last_box(side)) for side in strong]
+    assert not compare_outputs(*more, bf16).passed
+
+
+def _with_a_last_box(side: Arrays) -> Arrays:
+    """One more of no score, so that none of the others is at the cut."""
+    last = _detections([[0.0, 0, 1, 1]], [0.0], [0])
+    return {name: np.concatenate([side[name], last[name]], axis=1) for name in last}
+
+
+def test_a_box_that_is_no_number_is_seen_at_the_cut_too() -> None:
+    ours = _detections([[0.0, 0, 10, 10], [20, 20, 40, 40]], [0.9, 0.5], [1, 0])
+    theirs = _detections([[0.0, 0, 10, 10], [20, float("nan"), 40, 40]], [0.9, 0.5], [1, 0])
+    found = compare_outputs(ours, theirs, FP32)
+    assert not found.passed
+    assert found.differences["boxes"].not_finite == 1
+
+
 def test_other_tasks_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="same task"):
         compare_outputs(_logits([1, 2]), _detections([[0.0, 0, 1, 1]], [0.5], [0]), FP32)
