@@ -211,6 +211,11 @@ def test_it_waits_for_its_threads_though_the_waiting_is_interrupted() -> None:
             flow.spawn("work", work)
             threading.Thread(target=interrupt).start()
 
-    with pytest.raises(KeyboardInterrupt):
-        run()
+    # What a shell starts in the background ignores SIGINT, and so would these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
