@@ -1,15 +1,16 @@
 """The processes of a run: one, or as many as ``torchrun`` started, and what they tell each other.
 
-``torchrun`` sets RANK, LOCAL_RANK and WORLD_SIZE in each process. Numbers and objects travel by gloo on the CPU,
-gradients (DistributedDataParallel's work) by nccl where there are GPUs.
+``torchrun`` sets RANK, LOCAL_RANK and WORLD_SIZE in each process. Numbers and objects travel by a gloo group of their
+own, gradients (DistributedDataParallel's work) by the default group, which is nccl where there are GPUs.
 """
 
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -20,17 +21,19 @@ from spt_deploy.errors import ResultError, RuntimeMissingError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
     """This process among the others; every method but the properties must be called by all of them alike.
 
     Attributes:
         rank: number of this process, from 0.
         world: how many there are.
+        group: the gloo group that numbers and objects travel by; ``None`` for a process that is alone or has left.
     """
 
     rank: int = 0
     world: int = 1
+    group: dist.ProcessGroup | None = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -47,7 +50,7 @@ class Ranks:
         if self.is_alone:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.tolist()
 
     def gather(self, value: T) -> list[T]:
@@ -55,12 +58,22 @@ class Ranks:
         if self.is_alone:
             return [value]
         values: list[T | None] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values  # type: ignore[return-value]  # each is filled
 
     def of_main(self, value: T) -> T:
         """The value of the main process."""
         return self.gather(value)[0]
+
+    def leave(self) -> None:
+        """Close the connections, so that whoever waits for this process learns of its end, and end their threads.
+
+        A thread of gloo lets go of the tensor it was given a moment after the answer is there, and needs the
+        interpreter for it: one that comes too late, when the interpreter ends, aborts the process.
+        """
+        if self.group is not None:
+            dist.destroy_process_group(self.group)
+        self.group = None  # the last reference, whose end waits for the threads
 
 
 def is_main_process() -> bool:
@@ -96,27 +109,28 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     Raises:
         ResultError: when another process has ended before its time.
     """
-    if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    is_ours = not dist.is_initialized()
+    if is_ours and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    if is_ours:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
     try:
         yield ranks
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # which hold the group
         raise ResultError(
             f"process {ranks.rank} stops because another process of the run has ended; its own message says why"
         ) from error
     finally:
-        # Closes the connections: whoever waits for this process learns of its end at once.
-        dist.destroy_process_group()
+        ranks.leave()
+        if is_ours:
+            dist.destroy_process_group()
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

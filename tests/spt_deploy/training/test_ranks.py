@@ -105,6 +105,10 @@ def test_a_process_that_fails_ends_the_others_with_one_sentence(two: Path) -> No
     assert "process 0 stops because another process" in (two / "error-0.txt").read_text(encoding="utf-8")
 
 
+def test_the_threads_of_the_connections_end_before_the_interpreter(two: Path) -> None:
+    assert [(two / f"threads-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)] == ["ended", "ended"]
+
+
 @pytest.mark.parametrize(("count", "batch", "world"), [(36, 8, 2), (21, 4, 3), (5, 8, 4), (16, 4, 2), (1, 1, 3)])
 def test_every_sample_goes_to_one_process_in_the_batches_of_a_single_one(count: int, batch: int, world: int) -> None:
     alone = list(EpochBatches(count, batch, shuffle_seed=1))
