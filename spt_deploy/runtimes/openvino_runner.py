@@ -22,11 +22,13 @@ from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
+from spt_deploy.runtimes.openvino_attention import turn_scores
 from spt_deploy.runtimes.openvino_batches import ByBatch
 from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
+_REVISION = 2  # of what `compile_model` makes of a file; one that was compiled by another is compiled again
 
 
 @cache
@@ -104,6 +106,7 @@ def compile_model(
         ArtefactError: when OpenVINO cannot read or compile the model.
     """
     core = openvino_core()
+    options = options or options_for()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
         if batch is not None:
@@ -114,7 +117,9 @@ def compile_model(
                     if IMAGES_INPUT in each.names or (len(each.partial_shape) and each.partial_shape[0].is_dynamic)
                 }
             )
-        return core.compile_model(model, "CPU", options or options_for())
+        if options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]:
+            turn_scores(model)
+        return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
 
@@ -188,7 +193,9 @@ class OpenVinoRunner(Runner):
             return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        place = compiled_path(self.path, openvino.__version__, processor, options | {"batch": images})
+        place = compiled_path(
+            self.path, openvino.__version__, processor, options | {"batch": images, "revision": _REVISION}
+        )
         data = read_compiled(place)
         if data:
             try:
