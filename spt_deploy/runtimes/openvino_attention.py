@@ -1,9 +1,9 @@
-"""Attention as OpenVINO computes it fastest in bfloat16: scores turned, so that softmax goes down their columns.
+"""Attention as OpenVINO computes it fastest in bfloat16: scores transposed, so that softmax goes down their columns.
 
 Of ``softmax(q k^T + b) v`` OpenVINO makes one kernel, which takes row after row of scores through short loops: for
-rows of 49 that is most of the time. The scores of ``k q^T + b^T`` are the same, turned; of them it makes two products
-by themselves, and a softmax of sixteen columns at a time. In bfloat16 that is 1.8 times as fast (docs/cpu.md); in
-float32, where more bytes lie between, there is no gain.
+rows of 49 that is most of the time. The scores of ``k q^T + b^T`` are the same, transposed; of them it makes two
+products by themselves, and a softmax of sixteen columns at a time. In bfloat16 that is 1.8 times as fast
+(docs/cpu.md); in float32, where more bytes lie between, there is no gain.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from openvino import opset13 as ops
 
 CONVERSIONS = frozenset({"Convert", "ConvertLike"})
+SCALINGS = frozenset({"Subtract", "Multiply"})
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,30 @@ class _Attention:
     product: Any
 
 
-def turn_scores(model: Any) -> int:
-    """Turn the scores of every attention of a model, in place; what it computes stays the same.
+def transpose_scores(model: Any) -> int:
+    """Transpose the scores of every attention of a model, in place; what it computes stays the same.
 
     Args:
         model: ``openvino.Model``, before it is compiled.
 
     Returns:
-        How many there were. An attention of another form is left as it is: one without a bias, or whose scores are
-        used elsewhere, too.
+        How many there were. An attention of another form than ``softmax(q k^T + b) v`` is left as it is: one that has
+        no bias or a scale in between, or whose scores or weights are used elsewhere, too.
     """
-    found = [attention for node in model.get_ordered_ops() if (attention := _attention_of(node)) is not None]
-    for each in found:
-        scores = ops.add(ops.matmul(each.keys, each.queries, False, True), _turned_bias(each.bias))
-        turned = ops.matmul(ops.softmax(scores, -2), each.values, True, False)
-        turned.set_friendly_name(each.product.get_friendly_name())
+    count = 0
+    for node in model.get_ordered_ops():
+        each = _attention_of(node)  # of the model as it is by now: one attention may go into another
+        if each is None:
+            continue
+        scores = ops.add(ops.matmul(each.keys, each.queries, False, True), _transposed_bias(each.bias))
+        result = ops.matmul(ops.softmax(scores, -2), each.values, True, False)
+        result.set_friendly_name(each.product.get_friendly_name())
         for user in each.product.output(0).get_target_inputs():
-            if user.get_node().get_type_name() == "FakeQuantize":
-                _round_apart(turned, user)
-            else:
-                user.replace_source_output(turned.output(0))
+            if not _round_apart(result, user):
+                user.replace_source_output(result.output(0))
+        count += 1
     model.validate_nodes_and_infer_types()
-    return len(found)
+    return count
 
 
 def _attention_of(softmax: Any) -> _Attention | None:
@@ -60,20 +63,20 @@ def _attention_of(softmax: Any) -> _Attention | None:
     if biased.get_type_name() != "Add" or product is None or len(biased.output(0).get_target_inputs()) != 1:
         return None
     scores, bias = biased.input_value(0).get_node(), biased.input_value(1)
-    if scores.get_type_name() != "MatMul" or scores.get_attributes()["transpose_a"] or _rank(bias) < 2:
+    if scores.get_type_name() != "MatMul" or scores.get_attributes()["transpose_a"]:
         return None
-    keys = scores.input_value(1)
+    queries, keys = scores.input_values()
+    if len(scores.output(0).get_target_inputs()) != 1 or min(_rank(each) for each in (queries, keys, bias)) < 2:
+        return None
     if not scores.get_attributes()["transpose_b"]:
-        keys = _before_turn(keys)
-    if keys is None or len(scores.output(0).get_target_inputs()) != 1:
-        return None
-    return _Attention(scores.input_value(0), keys, bias, product.input_value(1), product)
+        keys = _before_transpose(keys)
+    return None if keys is None else _Attention(queries, keys, bias, product.input_value(1), product)
 
 
 def _only_product_of(weights: Any) -> Any:
     """The MatMul that the weights of an attention go to as they are, if they go nowhere else."""
     users = list(weights.get_target_inputs())
-    while len(users) == 1 and _keeps_type(users[0].get_node()):
+    while len(users) == 1 and _keeps_type(users[0].get_node()) and users[0].get_index() == 0:
         users = list(users[0].get_node().output(0).get_target_inputs())
     if len(users) != 1 or users[0].get_index() != 0:
         return None
@@ -81,42 +84,57 @@ def _only_product_of(weights: Any) -> Any:
     return node if node.get_type_name() == "MatMul" and not any(node.get_attributes().values()) else None
 
 
-def _round_apart(turned: Any, user: Any) -> None:
-    """Round a product to integers in a node of its own: one that does it itself computes in float32.
+def _round_apart(product: Any, user: Any) -> bool:
+    """Let a FakeQuantize round a product in a node of its own, for a product that rounds computes in float32.
 
-    The rounding and the scaling back, which an int8 file has together, see the product as one dimension.
+    Rounding and scaling back, which stay together in an int8 file, see the product as one dimension.
+
+    Returns:
+        Whether the user is such a node, with one scale for all of the product.
     """
-    user.replace_source_output(ops.reshape(turned, [-1], False).output(0))
-    last, scaled = user.get_node(), False
-    while not scaled and len(users := last.output(0).get_target_inputs()) == 1:
-        (only,) = users
-        if only.get_node().get_type_name() not in (*CONVERSIONS, "Multiply"):
-            break
-        last = only.get_node()
-        scaled = last.get_type_name() == "Multiply"
+    last = user.get_node()
+    if last.get_type_name() != "FakeQuantize" or not _has_scalars(last):
+        return False
     users = last.output(0).get_target_inputs()
-    restored = ops.reshape(last, ops.shape_of(turned), False)
+    while len(users) == 1:
+        (only,) = users
+        node = only.get_node()
+        is_scaling = node.get_type_name() in SCALINGS and only.get_index() == 0 and _has_scalars(node)
+        if node.get_type_name() not in CONVERSIONS and not is_scaling:
+            break
+        last, users = node, node.output(0).get_target_inputs()
+        if node.get_type_name() == "Multiply":
+            break
+    user.replace_source_output(ops.reshape(product, [-1], False).output(0))
+    restored = ops.reshape(last, ops.shape_of(product), False)
     for each in users:
         each.replace_source_output(restored.output(0))
+    return True
 
 
-def _turned_bias(bias: Any) -> Any:
+def _has_scalars(node: Any) -> bool:
+    """Whether all inputs but the first have one element."""
+    shapes = [value.get_partial_shape() for value in node.input_values()[1:]]
+    return all(shape.is_static and shape.rank.get_length() <= 1 and list(shape) in ([], [1]) for shape in shapes)
+
+
+def _transposed_bias(bias: Any) -> Any:
     """The bias with its last two dimensions exchanged, or those of the indices it is gathered by: these are smaller."""
     node = _without_conversions(bias).get_node()
-    if node.get_type_name() == "Gather" and _rank(node.input_value(1)) >= 2:
+    if node.get_type_name() == "Gather" and not node.get_attributes()["batch_dims"] and _rank(node.input_value(1)) >= 2:
         data, indices, axis = node.input_values()
-        if axis.get_node().get_type_name() == "Constant" and _is_last_axis(int(axis.get_node().get_data()), data):
-            return ops.gather(data, _turned(indices), axis)
-    return _turned(bias)
+        if axis.get_node().get_type_name() == "Constant" and _is_last_axis(axis.get_node().get_data().item(), data):
+            return ops.gather(data, _transposed(indices), axis)
+    return _transposed(bias)
 
 
-def _turned(value: Any) -> Any:
+def _transposed(value: Any) -> Any:
     rank = _rank(value)
     return ops.transpose(value, [*range(rank - 2), rank - 1, rank - 2]).output(0)
 
 
-def _before_turn(value: Any) -> Any:
-    """What the last two dimensions of are exchanged, if a Transpose does it; None if none does."""
+def _before_transpose(value: Any) -> Any:
+    """The output of a Transpose with its last two dimensions exchanged back; None if it is another node's."""
     node = value.get_node()
     if node.get_type_name() != "Transpose" or node.input_value(1).get_node().get_type_name() != "Constant":
         return None
@@ -136,13 +154,13 @@ def _keeps_type(node: Any) -> bool:
 
 
 def _is_last_axis(axis: int, value: Any) -> bool:
-    return axis in (-1, _rank(value) - 1)
+    return axis == -1 or axis == _rank(value) - 1 >= 0
 
 
 def _rank(value: Any) -> int:
-    """Dimensions of an output; -1 where even that is not known."""
+    """Dimensions of an output; 0 where even that is not known."""
     rank = value.get_partial_shape().rank
-    return rank.get_length() if rank.is_static else -1
+    return rank.get_length() if rank.is_static else 0
 
 
-__all__ = ["turn_scores"]
+__all__ = ["transpose_scores"]

@@ -22,7 +22,7 @@ from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays, Runner, graph_inputs, usable_cores
 from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, read_compiled
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
-from spt_deploy.runtimes.openvino_attention import turn_scores
+from spt_deploy.runtimes.openvino_attention import transpose_scores
 from spt_deploy.runtimes.openvino_batches import ByBatch
 from spt_deploy.runtimes.parts import may_be_cut
 
@@ -94,7 +94,7 @@ def images_a_core_computes_fast(facts: ModelFacts, precision: str | None) -> int
 def compile_model(
     proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None, batch: int | None = None
 ) -> Any:
-    """Compile for the CPU.
+    """Compile for the CPU; in bfloat16 with the scores of attention transposed (openvino_attention.py).
 
     Args:
         proto: with its functions.
@@ -118,7 +118,7 @@ def compile_model(
                 }
             )
         if options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]:
-            turn_scores(model)
+            transpose_scores(model)
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error

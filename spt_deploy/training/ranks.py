@@ -71,9 +71,10 @@ class Ranks:
         A thread of gloo lets go of the tensor it was given a moment after the answer is there, and needs the
         interpreter for it: one that comes too late, when the interpreter ends, aborts the process.
         """
-        if self.group is not None:
-            dist.destroy_process_group(self.group)
-        self.group = None  # the last reference, whose end waits for the threads
+        group, self.group = self.group, None
+        if group is not None:
+            dist.destroy_process_group(group)
+            del group  # the last reference, whose end waits for the threads
 
 
 def is_main_process() -> bool:
@@ -117,20 +118,23 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
     try:
+        ranks.group = dist.new_group(backend="gloo")
         yield ranks
-    except RuntimeError as error:
-        if not _is_lost_connection(error):
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # which may hold the group
+        if not isinstance(error, RuntimeError) or not _is_lost_connection(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # which hold the group
         raise ResultError(
             f"process {ranks.rank} stops because another process of the run has ended; its own message says why"
         ) from error
     finally:
-        ranks.leave()
-        if is_ours:
-            dist.destroy_process_group()
+        try:
+            ranks.leave()
+        finally:
+            if is_ours and dist.is_initialized():
+                dist.destroy_process_group()
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

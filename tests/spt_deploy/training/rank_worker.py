@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -69,16 +70,38 @@ def run(data: Path, out: Path, rank: int) -> None:
     assert train(config, resume=True).epochs == 2
 
 
+def interrupted(rank: int) -> bool:
+    """Whether the threads of an own group end when Ctrl-C comes while process 0 waits for process 1."""
+    with join_ranks(torch.device("cpu")) as ranks:
+        group = weakref.ref(ranks.group)
+    assert group() is None
+    try:
+        with join_ranks(torch.device("cpu")) as ranks:
+            group = weakref.ref(ranks.group)
+            if rank == 0:
+                signal.signal(signal.SIGALRM, signal.default_int_handler)
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+            else:
+                time.sleep(0.6)
+            ranks.sum([1.0])
+            time.sleep(1)
+    except KeyboardInterrupt as error:
+        return group() is None and rank == 0 and error.__traceback__ is not None
+    return rank == 1
+
+
 def main() -> None:
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
+    group: weakref.ref[object] = weakref.ref(main)  # which does not go
     try:
         with join_ranks(torch.device("cpu")) as ranks:
             for name, (gate_bias, of_rank) in STEPS.items():
                 batches = [batch_of(numbers) if len(numbers) else collate([]) for numbers in of_rank[rank]]
                 gradient(ranks, gate_bias, batches, out / f"{name}-{rank}.pt")
             run(data, out, rank)
+            assert interrupted(rank)
             group = weakref.ref(ranks.group)
             sys.setswitchinterval(100)  # what still needs the interpreter on another thread comes too late
             ranks.sum([1.0])
