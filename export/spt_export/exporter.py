@@ -6,6 +6,7 @@ Built on ``torch.onnx.export(dynamo=True)``. The batch is dynamic; height and wi
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from spt_deploy.config import mask_output
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, THRESHOLD_INPUT, ModelFacts
+from spt_deploy.model.blocks import AttentionWeights
 from spt_deploy.model.network import SptModel
 from spt_deploy.model.operators import DOMAIN
 from spt_deploy.preprocess import Preprocessing
@@ -95,7 +97,7 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
     if selection not in SELECTION_OUTPUTS:
         raise UsageError(f"selection outputs are {selection!r}; known are {', '.join(SELECTION_OUTPUTS)}")
     normalise = Normalisation(facts.preprocessing) if facts.uint8_input else None
-    deployed = DeployedModel(model, selection, normalise).eval()
+    deployed = DeployedModel(_with_scaled_queries(model), selection, normalise).eval()
     inputs = {"images": torch.from_numpy(np.zeros_like(facts.image_input.empty(EXAMPLE_BATCH)))}
     dynamic: dict[str, Any] = {"images": {0: torch.export.Dim("batch", min=1)}}
     if facts.runtime_threshold:
@@ -127,6 +129,15 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
     _forget_origin(proto)
     onnx.helper.set_model_props(proto, {METADATA_KEY: facts.to_json()})
     return proto
+
+
+def _with_scaled_queries(model: SptModel) -> SptModel:
+    """A copy whose attentions have nothing left to scale."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, AttentionWeights):
+            module.fold_scale()
+    return copied
 
 
 def _name_batch(proto: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 A runtime that does not know the operators inlines these; `spt_deploy.model.reference` has the same meaning in
 PyTorch, and a test compares them. The bodies serve fp32 and fp16 alike: constants are cast like the data.
+Queries come scaled: where a function has attention, the nodes' attribute ``scale`` is 1.
 Empty selections are legal everywhere: a Reshape infers the dimension that may be 0, and no other.
 
 `static_functions.py` has those of static packing. onnxscript compiles the bodies from their source, so they hold
@@ -125,9 +126,8 @@ def PackedAttention(  # noqa: N802
     q = op.Transpose(op.Gather(grouped, of_query), perm=[2, 0, 1, 3])
     k = op.Transpose(op.Gather(grouped, op.Add(of_query, one)), perm=[2, 0, 1, 3])
     v = op.Transpose(op.Gather(grouped, op.Add(of_query, op.Constant(value_int=2))), perm=[2, 0, 1, 3])
-    # Scaled between two transposes, the second of which the product takes in; one that does both is slower.
-    scale = op.Reciprocal(op.Sqrt(op.Cast(head_dim, to=FLOAT)))
-    scores = op.Add(op.MatMul(q, op.Transpose(op.Mul(k, op.CastLike(scale, k)), perm=[0, 1, 3, 2])), bias)
+    # Queries come scaled. The product takes the second transpose of the keys in; one that does both is slower.
+    scores = op.Add(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), bias)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
     attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
     of_head = op.Mul(op.Range(zero, heads, one), op.Size(slots))
@@ -172,7 +172,7 @@ def function_protos(packing: Packing) -> list[FunctionProto]:
         if function in operators:
             proto.attribute.extend(PLUGIN_ATTRIBUTES)
         if proto.name == PackedAttention.name:
-            proto.attribute.append("packing")
+            proto.attribute.extend(("packing", "scale"))
         protos.append(proto)
     return protos
 

@@ -52,10 +52,11 @@ def for_packed_attention(
     tokens: int,
     width: int,
     packing: str,
+    scale: float = packed_attention.DEFAULT_SCALE,
     ceil_div: CeilDiv = cdiv,
 ) -> Launch:
     """``PackedAttention`` on ``slots`` slots of ``images`` images of ``tokens`` tokens in rows of ``width``."""
-    variant = packed_attention.variant(dtype, heads, window, packing, bias_dtype)
+    variant = packed_attention.variant(dtype, heads, window, packing, bias_dtype, scale)
     grid = packed_attention.grid(variant, slots, images, tokens, ceil_div)
     return Launch(variant, grid, (slots, tokens, width))
 

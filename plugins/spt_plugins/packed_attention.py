@@ -1,6 +1,6 @@
 """``PackedAttention``: multi-head attention inside containers of L = M*M kept tokens of one image.
 
-    o[i] = sum_j softmax_j(q_i k_j / sqrt(32) + table[clamp(y_i - y_j), clamp(x_i - x_j)]) v_j
+    o[i] = sum_j softmax_j(scale q_i k_j + table[clamp(y_i - y_j), clamp(x_i - x_j)]) v_j
 
 over the tokens j of the container of i that are of the image of i; the clamp is to +-(M - 1).
 
@@ -43,6 +43,7 @@ def packed_attention_kernel(
     PER_IMAGE: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
     UNSEEN_PAIR: tl.constexpr,
+    SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     DIM: tl.constexpr = 32  # of a head
@@ -50,7 +51,7 @@ def packed_attention_kernel(
     LENGTH: tl.constexpr = WINDOW * WINDOW
     REACH: tl.constexpr = WINDOW - 1
     LOG2_E: tl.constexpr = 1.4426950408889634
-    SCALE: tl.constexpr = 0.17677669529663687 * LOG2_E  # 1 / sqrt(32), and exp(x) is exp2(x log2 e)
+    SCALE_2: tl.constexpr = SCALE * LOG2_E  # exp(x) is exp2(x log2 e)
     PAIRED: tl.constexpr = HEADS_PER_PROGRAM == 2
     GROUPS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
     container = tl.program_id(0) // GROUPS
@@ -95,7 +96,7 @@ def packed_attention_kernel(
         q = tl.load(source, mask=filled[:, None], other=0.0)
         k = tl.load(source + CHANNELS, mask=filled[:, None], other=0.0)
         v = tl.load(source + 2 * CHANNELS, mask=filled[:, None], other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * SCALE + bias.to(tl.float32) * LOG2_E
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * SCALE_2 + bias.to(tl.float32) * LOG2_E
         weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
         total = tl.sum(weights, 1)
         mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
@@ -103,12 +104,19 @@ def packed_attention_kernel(
         tl.store(target, mixed.to(o.dtype.element_ty), mask=filled[:, None])
 
 
+DEFAULT_SCALE = HEAD_DIM**-0.5
+
 # Two numbers of 16 bits, both minus infinity: the bias between tokens that do not see each other.
 UNSEEN_PAIRS = {torch.float16: 0xFC00FC00, torch.bfloat16: 0xFF80FF80}
 
 
 def variant(
-    dtype: torch.dtype, heads: int, window: int, packing: str, bias_dtype: torch.dtype | None = None
+    dtype: torch.dtype,
+    heads: int,
+    window: int,
+    packing: str,
+    bias_dtype: torch.dtype | None = None,
+    scale: float = DEFAULT_SCALE,
 ) -> Variant:
     """The form for one kind of attention.
 
@@ -118,6 +126,7 @@ def variant(
         window: M; a container holds M*M tokens.
         packing: ``per-image`` or ``batch``.
         bias_dtype: of the bias table; ``dtype`` unless given. A table of 16 bits must begin at a multiple of 4 bytes.
+        scale: of the product of a query and a key.
     """
     bias_dtype = bias_dtype or dtype
     paired = heads % 2 == 0 and bias_dtype in UNSEEN_PAIRS
@@ -137,6 +146,7 @@ def variant(
             "PER_IMAGE": "constexpr",
             "HEADS_PER_PROGRAM": "constexpr",
             "UNSEEN_PAIR": "constexpr",
+            "SCALE": "constexpr",
             "BLOCK": "constexpr",
         },
         constants={
@@ -145,6 +155,7 @@ def variant(
             "PER_IMAGE": packing == "per-image",
             "HEADS_PER_PROGRAM": 2 if paired else 1,
             "UNSEEN_PAIR": UNSEEN_PAIRS[bias_dtype] if paired else 0,
+            "SCALE": scale,
             "BLOCK": max(16, next_power_of_two(window**2)),
         },
         num_warps=8 if dtype is torch.float32 else 4,  # without tensor cores, products take more registers
@@ -170,6 +181,7 @@ def packed_attention(
     tokens: int,
     width: int,
     packing: str,
+    scale: float | None = None,
 ) -> Tensor:
     """Multi-head attention inside each container; a token sees tokens of its own image only.
 
@@ -183,6 +195,7 @@ def packed_attention(
         tokens: N, tokens an image.
         width: tokens a row of the map.
         packing: ``per-image`` or ``batch``.
+        scale: of the product of a query and a key; 1 / sqrt(32) unless given.
 
     Returns:
         S x C T. Rows past the last kept token hold anything.
@@ -208,7 +221,7 @@ def packed_attention(
     if packing not in DYNAMIC_PACKINGS:
         raise UsageError(f"Packing {packing!r}: choose one of {', '.join(DYNAMIC_PACKINGS)}.")
     o = qkv.new_empty(slots, channels)
-    form = variant(dtype, heads, window, packing, bias_dtype)
+    form = variant(dtype, heads, window, packing, bias_dtype, DEFAULT_SCALE if scale is None else scale)
     inputs = [tensor.contiguous() for tensor in (qkv, token_of_slot, cu_seqlens, bias_table)]
     if inputs[3].data_ptr() % 4:  # the kernel reads two heads at once
         inputs[3] = inputs[3].clone()

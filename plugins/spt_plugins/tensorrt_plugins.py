@@ -172,6 +172,7 @@ def _define(trt: Any) -> None:
         tokens: int,
         width: int,
         packing: str,
+        scale: float,
     ) -> Desc:
         _expect("PackedAttention", INT64=[token_of_slot, cu_seqlens])
         _expect_float("PackedAttention", dtypes, qkv)
@@ -189,11 +190,12 @@ def _define(trt: Any) -> None:
         tokens: int,
         width: int,
         packing: str,
+        scale: float,
         outputs: tuple[Desc],
         tactic: int,
     ) -> tuple[str, str, KernelLaunchParams, SymIntExprs]:
         packing = packing.rstrip("\0")  # the ONNX parser counts the end of a C string as part of it
-        _check_attributes(_usual(qkv)[1], _usual(bias_table), heads, window, tokens, width, packing)
+        _check_attributes(_usual(qkv)[1], _usual(bias_table), heads, window, tokens, width, packing, scale)
         return hand_over(
             launches.for_packed_attention(
                 qkv.shape_expr[0],
@@ -205,6 +207,7 @@ def _define(trt: Any) -> None:
                 tokens=tokens,
                 width=width,
                 packing=packing,
+                scale=float(scale),
                 ceil_div=ceil_div,
             )
         )
@@ -280,12 +283,20 @@ def _expect_float(operator: str, dtypes: dict[Any, Any], *descriptors: Any) -> N
 
 
 def _check_attributes(
-    qkv_width: int, table: tuple[int, ...], heads: int, window: int, tokens: int, width: int, packing: str
+    qkv_width: int,
+    table: tuple[int, ...],
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    packing: str,
+    scale: float,
 ) -> None:
     """Attributes reach the implementation by position alone; a mix-up must not become a wrong answer."""
     wanted = (3 * HEAD_DIM * heads, ((2 * window - 1) ** 2, heads))
-    if (qkv_width, table) != wanted or width < 1 or tokens % width or packing not in DYNAMIC_PACKINGS:
+    fits = width >= 1 and tokens % width == 0 and packing in DYNAMIC_PACKINGS and 0 < scale <= 1
+    if (qkv_width, table) != wanted or not fits:
         raise UsageError(
-            f"PackedAttention got heads={heads}, window={window}, tokens={tokens}, width={width}, packing={packing!r} "
-            f"for qkv of {qkv_width} columns and a bias table of {table}: export the model again."
+            f"PackedAttention got heads={heads}, window={window}, tokens={tokens}, width={width}, packing={packing!r}, "
+            f"scale={scale:g} for qkv of {qkv_width} columns and a bias table of {table}: export the model again."
         )

@@ -55,10 +55,18 @@ class AttentionWeights(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
+        self.scale = (width // heads) ** -0.5  # of the product of a query and a key
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def fold_scale(self) -> None:
+        """Scale the queries by their weights from now on: a graph has one step less, and these are Swin's no more."""
+        with torch.no_grad():
+            for each in (self.qkv.weight, self.qkv.bias):
+                each[: len(each) // 3] *= self.scale
+        self.scale = 1.0
 
 
 class WindowAttention(AttentionWeights):
@@ -83,7 +91,9 @@ class WindowAttention(AttentionWeights):
             q, k, v = qkv.flatten(2, 3).unbind(0)
         else:
             q, k, v = qkv.flatten(1, 2).unbind(0)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+        if self.scale != 1.0:
+            q = q * self.scale
+        scores = q @ k.transpose(-1, -2) + bias
         x = (scores.softmax(-1).to(v.dtype) @ v).view(batch, windows, heads, window**2, -1).transpose(2, 3)
         attended: Tensor = self.proj(x.reshape(batch, windows * window**2, channels))
         return attended.index_select(1, window_place(height, width, window, shift, x.device))
@@ -195,6 +205,7 @@ class SpaBlock(nn.Module):
             tokens=height * width,
             width=width,
             packing=packing,
+            scale=attn.scale,
         )
         project = attn.proj.weight, attn.proj.bias, packing
         if self.training and self.drop_path.rate:

@@ -68,6 +68,7 @@ def _packed_attention(
     tokens: int,
     width: int,
     packing: str,
+    scale: float | None = None,
 ) -> Tensor:
     return reference.packed_attention(
         qkv,
@@ -79,6 +80,7 @@ def _packed_attention(
         tokens=tokens,
         width=width,
         packing=packing,
+        scale=scale,
     )
 
 
@@ -93,6 +95,7 @@ def _(
     tokens: int,
     width: int,
     packing: str,
+    scale: float | None = None,
 ) -> Tensor:
     return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
 
@@ -176,8 +179,9 @@ def packed_attention(
     tokens: int,
     width: int,
     packing: str,
+    scale: float | None = None,
 ) -> Tensor:
-    """See `reference.packed_attention`."""
+    """See `reference.packed_attention`; the functions of a file take queries that come scaled, so it is 1 there."""
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             "spt::PackedAttention",
@@ -188,6 +192,7 @@ def packed_attention(
                 "tokens": tokens,
                 "width": width,
                 "packing": packing,
+                "scale": reference.default_scale(qkv, heads) if scale is None else scale,
                 **PLUGIN_ATTRIBUTES,
             },
             dtype=qkv.dtype,
@@ -196,12 +201,12 @@ def packed_attention(
         )
     if packing == STATIC:
         return static_packing.packed_attention(
-            qkv, token_of_slot, bias_table, heads=heads, window=window, tokens=tokens, width=width
+            qkv, token_of_slot, bias_table, heads=heads, window=window, tokens=tokens, width=width, scale=scale
         )
-    sizes = {"heads": heads, "window": window, "tokens": tokens, "width": width, "packing": packing}
+    kind = {"heads": heads, "window": window, "tokens": tokens, "width": width, "packing": packing, "scale": scale}
     if torch.is_grad_enabled():
-        return reference.packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)  # type: ignore[arg-type]
-    attended: Tensor = _packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **sizes)
+        return reference.packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **kind)  # type: ignore[arg-type]
+    attended: Tensor = _packed_attention(qkv, token_of_slot, cu_seqlens, bias_table, **kind)
     return attended
 
 

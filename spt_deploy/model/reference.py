@@ -117,6 +117,7 @@ def packed_attention(
     tokens: int,
     width: int,
     packing: str,
+    scale: float | None = None,
 ) -> Tensor:
     """Multi-head attention inside each container; a token sees tokens of its own image only.
 
@@ -133,6 +134,7 @@ def packed_attention(
         tokens: N, tokens an image.
         width: tokens a row of the map.
         packing: ``batch`` or ``per-image``.
+        scale: of the product of a query and a key; ``default_scale`` unless given, 1 where queries come scaled.
 
     Returns:
         S x C in the dtype of ``qkv``.
@@ -144,12 +146,24 @@ def packed_attention(
     sees = filled[:, None, :] & (image[:, :, None] == image[:, None, :])
     # index_select and embedding, not fancy indexing: their backward passes run in parallel on a CPU.
     packed = qkv.index_select(0, slots.flatten()).view(*slots.shape, qkv.shape[1])
-    out = attend(packed, token % tokens, sees, bias_table, heads, window, width)
+    out = attend(packed, token % tokens, sees, bias_table, heads, window, width, scale)
     return out.flatten(0, 1).index_select(0, places)
 
 
+def default_scale(qkv: Tensor, heads: int) -> float:
+    """One over the square root of the channels of a head; ``qkv`` ... x 3C."""
+    return float((qkv.shape[-1] // (3 * heads)) ** -0.5)
+
+
 def attend(
-    packed: Tensor, token: Tensor, sees: Tensor, bias_table: Tensor, heads: int, window: int, width: int
+    packed: Tensor,
+    token: Tensor,
+    sees: Tensor,
+    bias_table: Tensor,
+    heads: int,
+    window: int,
+    width: int,
+    scale: float | None = None,
 ) -> Tensor:
     """Attention inside each of K containers.
 
@@ -161,6 +175,7 @@ def attend(
         heads: attention heads.
         window: M.
         width: tokens a row of the map.
+        scale: see ``packed_attention``.
 
     Returns:
         K x L x C.
@@ -171,12 +186,14 @@ def attend(
     # One gather gives bias and mask: the row after the table's last is the masked one.
     row = torch.where(sees, dy * (2 * window - 1) + dx, bias_table.shape[0])
     bias = F.embedding(row, F.pad(bias_table, (0, 0, 0, 1), value=MASKED)).permute(3, 0, 1, 2)  # heads x K x L x L
+    if scale is None:
+        scale = default_scale(packed, heads)
     count, length, columns = packed.shape
     packed = packed.view(count, length, 3, heads, columns // (3 * heads)).permute(
         2, 3, 0, 1, 4
     )  # 3 x heads x K x L x d
     q, k, v = packed.unbind(0)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    scores = (q * scale) @ k.transpose(-1, -2) + bias
     out: Tensor = scores.softmax(-1).to(v.dtype) @ v
     return out.permute(1, 2, 0, 3).flatten(2)
 

@@ -54,13 +54,21 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
 
 
 def packed_attention(
-    qkv: Tensor, token_of_slot: Tensor, bias_table: Tensor, *, heads: int, window: int, tokens: int, width: int
+    qkv: Tensor,
+    token_of_slot: Tensor,
+    bias_table: Tensor,
+    *,
+    heads: int,
+    window: int,
+    tokens: int,
+    width: int,
+    scale: float | None = None,
 ) -> Tensor:
     """As `reference.packed_attention`, on containers that lie in the list one after the other."""
     containers = token_of_slot.view(-1, window * window)
     sees = (containers >= 0)[:, None, :]
     packed = qkv.view(*containers.shape, qkv.shape[1])
-    out = attend(packed, containers.clamp(min=0) % tokens, sees, bias_table, heads, window, width)
+    out = attend(packed, containers.clamp(min=0) % tokens, sees, bias_table, heads, window, width, scale)
     return out.flatten(0, 1)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
+from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.model.operators import DOMAIN
 from spt_deploy.preprocess import Preprocessing
 from spt_export.exporter import to_onnx
@@ -32,6 +35,22 @@ def test_the_file_passes_the_full_check(classify: Exported) -> None:
 def test_each_spa_block_is_four_nodes(classify: Exported) -> None:
     ours = [node.op_type for node in onnx.load(classify.onnx).graph.node if node.domain == DOMAIN]
     assert ours == ["SelectTokens", "PackedQKV", "PackedAttention", "UnpackProject"] * 4
+
+
+def test_queries_come_scaled_to_every_attention_and_the_model_stays_as_it_is(classify: Exported) -> None:
+    graph = onnx.load(classify.onnx).graph
+    scales = [
+        a.f for node in graph.node if node.op_type == "PackedAttention" for a in node.attribute if a.name == "scale"
+    ]
+    assert scales == [1.0] * 4
+    weights = {tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    state = load_checkpoint(classify.checkpoint).weights
+    folded = [name for name in state if name.endswith("attn.qkv.weight") and name in weights]
+    assert len(folded) >= 4
+    for name in folded:
+        query, rest = np.split(weights[name], [len(weights[name]) // 3])
+        np.testing.assert_array_equal(rest, state[name][len(query) :])
+        np.testing.assert_allclose(query, state[name][: len(query)] * 32**-0.5, rtol=1e-6)
 
 
 def test_inputs_and_outputs_have_the_documented_names_and_a_free_batch(classify: Exported) -> None:

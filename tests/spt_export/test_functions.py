@@ -34,8 +34,10 @@ def _weights() -> dict[str, npt.NDArray[np.float32]]:
     def values(*shape: int) -> npt.NDArray[np.float32]:
         return (0.2 * random.standard_normal(shape)).astype(np.float32)
 
+    qkv_weight = values(3 * CHANNELS, CHANNELS)
+    qkv_weight[:CHANNELS] *= (CHANNELS / HEADS) ** -0.5  # queries come scaled
     return {
-        "qkv_weight": values(3 * CHANNELS, CHANNELS),
+        "qkv_weight": qkv_weight,
         "qkv_bias": values(3 * CHANNELS),
         "table": values((2 * WINDOW - 1) ** 2, HEADS),
         "proj_weight": values(CHANNELS, CHANNELS),
@@ -54,6 +56,7 @@ def _chain(packing: Packing, height: int, width: int, shift: int) -> onnx.ModelP
         "tokens": tokens,
         "width": width,
         "packing": packing,
+        "scale": 1.0,
     }
 
     def node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
@@ -115,6 +118,7 @@ def _expected(
         tokens=height * width,
         width=width,
         packing=packing,
+        scale=1.0,
     )
     x = reference.unpack_project(o, token_of_slot, slot_of_token, h, w["proj_weight"], w["proj_bias"])
     results = {

@@ -119,20 +119,22 @@ def descriptor(trt: Any, dtype: Any, sizes: list[Size], batches: list[int]) -> A
 
 def create(trt: Any, operator: str, attributes: dict[str, Any]) -> Any:
     """Make a plugin as the ONNX parser does: of the node's attributes it hands on those that the creator names, in its
-    order, integers as int32 and strings as C strings."""
+    order, numbers as int32 and float32 and strings as C strings."""
     namespace, version = attributes["plugin_namespace"], attributes["plugin_version"]
     creator = trt.get_plugin_registry().get_creator(operator, version, namespace)
     names = [field.name for field in creator.field_names]
-    kinds = {
-        name: trt.PluginFieldType.CHAR if isinstance(attributes[name], str) else trt.PluginFieldType.INT32
-        for name in names
-    }
+    kinds = {str: trt.PluginFieldType.CHAR, int: trt.PluginFieldType.INT32, float: trt.PluginFieldType.FLOAT32}
+    numbers = {int: np.int32, float: np.float32}
     # Fields point at their data and do not keep it.
     data = {
-        name: value.encode() + b"\0" if isinstance(value := attributes[name], str) else np.array([value], np.int32)
+        name: value.encode() + b"\0"
+        if isinstance(value := attributes[name], str)
+        else np.array([value], numbers[type(value)])
         for name in names
     }
-    fields = trt.PluginFieldCollection([trt.PluginField(name, data[name], kinds[name]) for name in names])
+    fields = trt.PluginFieldCollection(
+        [trt.PluginField(name, data[name], kinds[type(attributes[name])]) for name in names]
+    )
     request = trt.QuickPluginCreationRequest.PREFER_AOT
     return creator.create_plugin(operator, namespace, fields, trt.TensorRTPhase.BUILD, request)
 

@@ -71,6 +71,18 @@ def test_kept_rows_equal_the_reference_for_any_size(
     assert_close(attend(chosen, qkv, table, heads, packing), expected(chosen, qkv, table, heads, packing))
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.05])
+def test_the_scale_may_be_another(scale: float) -> None:
+    chosen = select(2, 7, 9, share=0.5)
+    qkv, table = inputs(chosen, 2, torch.float32)
+    lists, others = (chosen.token_of_slot, chosen.cu_seqlens), sizes(chosen, 2, "per-image")
+    found = packed_attention(qkv, *lists, table, **others, scale=scale)[: chosen.kept]
+    exact = double(qkv[: chosen.kept], table)
+    wanted = reference.packed_attention(exact[0], chosen.exact, chosen.cu_seqlens, exact[1], **others, scale=scale)
+    assert_close(found, wanted)
+    assert not torch.allclose(wanted.float(), expected(chosen, qkv, table, 2, "per-image").float(), atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_bias_table_may_be_of_float32(heads: int, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -85,7 +86,7 @@ def block(float_type: str, residual_type: str, attention: dict[str, Any]) -> lis
 def made_up(float_type: str, residual_type: str) -> list[dict[str, Any]]:
     """A block of 3 heads on a map of 4 x 6 tokens."""
     # Not in the order of the plugin's own declaration.
-    attention = {"packing": "batch", "width": 6, "tokens": 24, "window": 7, "heads": 3}
+    attention = {"scale": 0.25, "packing": "batch", "width": 6, "tokens": 24, "window": 7, "heads": 3}
     return block(float_type, residual_type, attention)
 
 
@@ -284,6 +285,16 @@ def launch_of(request: dict[str, Any], tactic: int, batch: int) -> Any:
     )
 
 
+def test_the_scale_of_a_node_is_a_constant_of_its_ptx(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    for request, answer in pairs:
+        if request["operator"] == "PackedAttention":
+            [kernel] = answer["kernels"].values()
+            scale = np.float32(request["attributes"]["scale"] / np.log(2))  # the kernel's exponentials are powers of 2
+            assert f"0f{scale.view(np.uint32):08X}" in kernel["ptx"]
+
+
 def test_nodes_that_the_kernels_cannot_serve_are_refused_with_what_was_expected(tmp_path: Path) -> None:
     select, qkv, attention, unpack = made_up("HALF", "HALF")
     select["inputs"][1] = ("INT32", select["inputs"][1][1])
@@ -292,10 +303,14 @@ def test_nodes_that_the_kernels_cannot_serve_are_refused_with_what_was_expected(
     unpack["inputs"][3] = ("INT64", unpack["inputs"][3][1])
     swapped = made_up("HALF", "HALF")[2]
     swapped["attributes"].update(tokens=6, width=24)
-    answers = ask(tmp_path, [select, qkv, attention, unpack, swapped])["answers"]
-    assert [answer.get("error") for answer in answers] == ["UsageError"] * 5
+    unscaled = made_up("HALF", "HALF")[2]
+    unscaled["attributes"]["scale"] = 0.0
+    answers = ask(tmp_path, [select, qkv, attention, unpack, swapped, unscaled])["answers"]
+    assert [answer.get("error") for answer in answers] == ["UsageError"] * 6
     for answer, words in zip(
-        answers, ("type INT32, expected INT64", "FLOAT, HALF", "heads=4", "INT64", "tokens=6, width=24"), strict=True
+        answers,
+        ("type INT32, expected INT64", "FLOAT, HALF", "heads=4", "INT64", "tokens=6, width=24", "scale=0"),
+        strict=True,
     ):
         assert words in answer["message"]
 

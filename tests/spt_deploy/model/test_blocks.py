@@ -45,6 +45,20 @@ def mlp_only(block: SpaBlock, x: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
+@pytest.mark.parametrize("packing", ["batch", "per-image", "static"])
+@torch.no_grad()
+def test_scaling_queries_by_their_weights_changes_no_answer(packing: Packing) -> None:
+    block = make_block(1, packing=packing)
+    swin, x = swin_with_weights_of(block), tokens(2, 14, 14)
+    expected = block(x, None, THRESHOLD)[0], swin(x)
+    assert 0 < block(x, None, THRESHOLD)[2].float().mean() < 1
+    for each in (block, swin):
+        each.attn.fold_scale()
+        each.attn.fold_scale()  # the second time there is nothing left
+    assert_close(block(x, None, THRESHOLD)[0], expected[0])
+    assert_close(swin(x), expected[1])
+
+
 @pytest.mark.parametrize("packing", ["batch", "per-image"])
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (14, 21), (28, 7)])
 @torch.no_grad()

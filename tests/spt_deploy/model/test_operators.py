@@ -36,7 +36,8 @@ def test_operators_keep_the_rules_of_torch_library(kept: int) -> None:
     qkv, table = torch.randn(kept, 24), torch.randn(25, 2)
     for packing in ("batch", "per-image"):
         arguments = (qkv, token_of_slot, cu_seqlens, table, *SIZES.values(), packing)
-        check(torch.ops.spt.packed_attention.default, arguments, test_utils=tests)
+        for given in (arguments, (*arguments, 1.0)):
+            check(torch.ops.spt.packed_attention.default, given, test_utils=tests)
     o, residual = torch.randn(kept, 8), torch.randn(2, 30, 8)
     weights = (torch.randn(8, 8), torch.randn(8))
     check(torch.ops.spt.unpack_project.default, (o, token_of_slot, slot_of_token, residual, *weights), test_utils=tests)
