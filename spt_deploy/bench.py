@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,6 +53,58 @@ class Timing:
         return asdict(self)
 
 
+class Turns:
+    """Times of contenders that take turns, over several openings of them.
+
+    Where a contender's buffers come to lie in memory is luck, makes a percent or two, and stays as it is until they are
+    allocated anew: so more rounds do not average it out, and more openings do.
+
+    Args:
+        images: a run.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._seconds: dict[str, list[float]] = {}
+        self._taken = 0
+
+    def take(
+        self,
+        contenders: Mapping[str, Callable[[], object]],
+        rounds: int,
+        warmup: int = 2,
+        on_round: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Time contenders in turn.
+
+        Args:
+            contenders: by name, each a run of the same number of images; the same names each time.
+            rounds: timed, each of which gives every contender its turn.
+            warmup: rounds before that, not timed.
+            on_round: hears how many rounds are done.
+        """
+        draw = random.Random(self._taken)
+        self._taken += 1
+        for number in range(warmup + rounds):
+            for name, run in draw.sample(list(contenders.items()), len(contenders)):
+                run()
+                start = time.perf_counter()
+                run()
+                if number >= warmup:
+                    self._seconds.setdefault(name, []).append(time.perf_counter() - start)
+            on_round(max(0, number + 1 - warmup))
+
+    def timings(self, order: Iterable[str], peers: Mapping[str, str] | None = None) -> list[Timing]:
+        """What was seen of each contender, which took two turns at least.
+
+        Args:
+            order: their names; the first is what the others are held against.
+            peers: by name, which other contender one is also held against; the first where it is not said.
+        """
+        names, of = list(order), peers or {}
+        return [_summary(name, self._seconds, names[0], of.get(name, names[0]), self._images) for name in names]
+
+
 def take_turns(
     contenders: Mapping[str, Callable[[], object]],
     *,
@@ -60,38 +112,31 @@ def take_turns(
     rounds: int,
     warmup: int = 2,
     peers: Mapping[str, str] | None = None,
-    on_round: Callable[[int], None] = lambda done: None,
 ) -> list[Timing]:
-    """Time contenders in turn.
+    """Time contenders in turn, once.
 
     Args:
         contenders: by name, each a run of the same ``images`` images; the first is what the others are held against.
         images: a run.
-        rounds: timed, each of which gives every contender its turn.
-        warmup: rounds before that, not timed.
-        peers: by name, which other contender one is also held against; the first where it is not said.
-        on_round: hears how many rounds are done.
+        rounds: see ``Turns.take``.
+        warmup: likewise.
+        peers: see ``Turns.timings``.
 
     Raises:
         UsageError: when there is no contender, or fewer than two rounds.
     """
     if not contenders:
         raise UsageError("there is nothing to time; name at least one artefact")
+    check_rounds(rounds)
+    turns = Turns(images)
+    turns.take(contenders, rounds, warmup)
+    return turns.timings(contenders, peers)
+
+
+def check_rounds(rounds: int) -> None:
+    """Raise a UsageError for too few."""
     if rounds < 2:
         raise UsageError(f"rounds is {rounds}; expected at least 2, for a median of one says little")
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    draw = random.Random(0)
-    for number in range(warmup + rounds):
-        for name, run in draw.sample(list(contenders.items()), len(contenders)):
-            run()
-            start = time.perf_counter()
-            run()
-            if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-        on_round(max(0, number + 1 - warmup))
-    first = next(iter(seconds))
-    of = peers or {}
-    return [_summary(name, seconds, first, of.get(name, first), images) for name in seconds]
 
 
 def _summary(name: str, seconds: Mapping[str, list[float]], first: str, peer: str, images: int) -> Timing:

@@ -24,11 +24,14 @@ Row = dict[str, Any]
 _INTRO = """# Benchmarks
 
 Written by `make bench-page` out of `spt-deploy bench --json`; anyone can run it. All contenders of a table took turns
-of two runs, of which the second is timed, as in a stream, in another order each round; times are medians of one run of
-a batch, random images, the share of kept tokens forced, but for the best quarter, which that model keeps by itself. "In
-its runtime" is how many times faster than Swin-T in the same runtime and precision, round by round, where that is
-there; "by MACs" is what the multiply-accumulates alone would give. The MLPs run on every token, so there is an end to
-what dropping tokens can gain.
+of two runs, of which the second is timed, as in a stream, in another order each round, and were opened anew three
+times; times are medians of one run of a batch, random images, the share of kept tokens forced, but for the best
+quarter, which that model keeps by itself. "In its runtime" is how many times faster than Swin-T in the same runtime and
+precision, round by round, where that is there; "by MACs" is what the multiply-accumulates alone would give. The MLPs
+run on every token, so there is an end to what dropping tokens can gain.
+
+Where buffers come to lie in memory is luck, and makes up to two percent either way; opening everything anew, several
+times, averages most of it out.
 """
 
 

@@ -55,7 +55,16 @@ def command() -> None:
 @click.option("--batch", default="1,8", show_default=True, help="Images a run; several with commas.")
 @click.option("--ratio", default="", help="Force these shares of kept tokens, such as 1,0.5,0.25.  [default: its own]")
 @click.option("--data", type=FILE, help="Folder of images to run instead of noise: real selections.")
-@click.option("--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed runs of each contender.")
+@click.option(
+    "--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed runs of each contender in all."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Times that everything is opened anew, rounds shared among them: luck in memory makes a percent or two.",
+)
 @click.option("--memory", is_flag=True, help="Measure memory too, each artefact in a process of its own.")
 @click.option("--profile", "profiled", is_flag=True, help="Show how long each operator of ONNX files takes.")
 @click.option("--training", is_flag=True, help="Time a step of training instead: forward, backward, update.")
@@ -69,6 +78,7 @@ def run_command(
     ratio: str,
     data: Path | None,
     rounds: int,
+    repeats: int,
     memory: bool,
     profiled: bool,
     training: bool,
@@ -97,6 +107,7 @@ def run_command(
         ratios=_numbers(ratio, float, "--ratio"),
         data=data,
         rounds=rounds,
+        repeats=repeats,
         memory=memory,
         profiled=profiled,
         training=training,

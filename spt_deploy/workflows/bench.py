@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.bench import Timing, take_turns
+from spt_deploy.bench import Timing, Turns, check_rounds
 from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import label_of
@@ -83,6 +83,7 @@ def bench(
     ratios: Sequence[float] = (),
     data: Path | None = None,
     rounds: int = 20,
+    repeats: int = 3,
     memory: bool = False,
     profiled: bool = False,
     training: bool = False,
@@ -100,6 +101,7 @@ def bench(
             selection, which on random images says little about real ones.
         data: folder of images to run instead of noise; each round runs its next batch.
         rounds: timed, of each batch size.
+        repeats: how often everything is opened anew, see `Turns`; the rounds are shared out among them.
         memory: also measure how much memory each artefact needs, in processes of their own.
         profiled: also measure how long each operator takes, of ONNX files.
         training: time a step of training instead (forward, backward, update), of checkpoints in PyTorch.
@@ -126,44 +128,54 @@ def bench(
         paths = [found.path]
     if training and (data or memory or profiled or precisions):
         raise UsageError("a step of training is timed on random images, without memory, profile and precision")
-    rows: list[BenchRow] = []
-    with ExitStack() as stack:
-        runners = [] if training else [r for p in paths for r in _runners(p, runtimes, device, precisions)]
-        if not training:
-            check_precisions(precisions, runners)
-        for runner in runners:
-            runner.expect(batches[0])
-            stack.enter_context(runner)
-        for batch in batches:
-            if training:
-                from spt_deploy.workflows.bench_training import training_contenders
+    check_rounds(rounds)
+    if repeats < 1:
+        raise UsageError(f"repeats is {repeats}; expected at least 1")
+    repeats = min(repeats, rounds)
+    turns = [Turns(size) for size in batches]
+    given: dict[int, Inputs] = {}  # by batch size: those of a folder go on where the last repeat ended
 
-                runs, about = training_contenders(paths, batch, ratios, device)
-                contenders = [Contender(name, "", run, *about[name]) for name, run in runs.items()]
-                inputs = None
-            else:
-                for runner in runners:
-                    runner.expect(batch)
-                inputs = _inputs(runners, batch, data)
-                contenders = _contenders(runners, inputs, ratios)
-            status(f"batch {batch}: {len(contenders)} contenders, {rounds} rounds")
-            timings = take_turns(
-                {contender.name: contender.run for contender in contenders},
-                images=batch,
-                rounds=rounds,
-                peers=_peers(contenders),
-                on_round=lambda done, inputs=inputs: inputs.next_round() if inputs else None,  # type: ignore[misc]
-            )
-            for contender, timing in zip(contenders, timings, strict=True):
-                row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
-                if memory and contender.runner:
-                    status(f"memory of {contender.name}")
-                    row = replace(row, memory_mib=_memory(contender.runner, batch))
-                if profiled and contender.runner and inputs:
-                    status(f"profile of {contender.name}")
-                    now = inputs.taken_by(contender.runner.facts.image_input)[inputs.place]
-                    row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))
-                rows.append(row)
+    def repeat(number: int) -> list[BenchRow]:
+        """Open everything, and take a share of the rounds; the rows are of all rounds until then."""
+        rows: list[BenchRow] = []
+        share = rounds // repeats + (number < rounds % repeats)
+        said = f"{share} rounds" if repeats == 1 else f"{share} rounds, repeat {number + 1} of {repeats}"
+        with ExitStack() as stack:
+            runners = [] if training else [r for p in paths for r in _runners(p, runtimes, device, precisions)]
+            if not training:
+                check_precisions(precisions, runners)
+            for runner in runners:
+                runner.expect(batches[0])
+                stack.enter_context(runner)
+            for batch, turn in zip(batches, turns, strict=True):
+                if training:
+                    contenders, inputs = _training_contenders(paths, batch, ratios, device), None
+                else:
+                    for runner in runners:
+                        runner.expect(batch)
+                    inputs = given.get(batch) or given.setdefault(batch, _inputs(runners, batch, data))
+                    contenders = _contenders(runners, inputs, ratios)
+                status(f"batch {batch}: {len(contenders)} contenders, {said}")
+                runs = {contender.name: contender.run for contender in contenders}
+                turn.take(runs, share, on_round=lambda done, inputs=inputs: inputs.next_round() if inputs else None)  # type: ignore[misc]
+                if number + 1 == repeats:
+                    timings = turn.timings(runs, _peers(contenders))
+                    rows += [_row(*each, batch, inputs) for each in zip(contenders, timings, strict=True)]
+        return rows
+
+    def _row(contender: Contender, timing: Timing, batch: int, inputs: Inputs | None) -> BenchRow:
+        row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
+        if memory and contender.runner:
+            status(f"memory of {contender.name}")
+            row = replace(row, memory_mib=_memory(contender.runner, batch))
+        if profiled and contender.runner and inputs:
+            status(f"profile of {contender.name}")
+            now = inputs.taken_by(contender.runner.facts.image_input)[inputs.place]
+            row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))
+        return row
+
+    for number in range(repeats):
+        rows = repeat(number)
     return BenchReport(tuple(rows), _machine())
 
 
@@ -188,6 +200,13 @@ class Contender:
     gmacs: float
     runner: Runner | None = None
     masks: Masks | None = None
+
+
+def _training_contenders(paths: Sequence[Path], batch: int, ratios: Sequence[float], device: str) -> list[Contender]:
+    from spt_deploy.workflows.bench_training import training_contenders
+
+    runs, about = training_contenders(paths, batch, ratios, device)
+    return [Contender(name, "", run, *about[name]) for name, run in runs.items()]
 
 
 def _peers(contenders: Sequence[Contender]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from spt_deploy import bench
-from spt_deploy.bench import take_turns
+from spt_deploy.bench import Turns, take_turns
 from spt_deploy.errors import UsageError
 
 
@@ -59,6 +59,26 @@ def test_figures_are_medians_and_ratios_are_taken_round_by_round(monkeypatch: py
     assert b.speedup == pytest.approx(4)  # of 2/1, 4/1 and 8/0.5; the median of 4 by that of 1 is 4 too
     assert b.speedup_range == pytest.approx((3, 10))
     assert b.min_ms == pytest.approx(500)
+
+
+def test_openings_are_pooled_each_with_a_warm_up_and_orders_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def run(name: str, seconds: float) -> None:
+        order.append(name)
+        now[0] += seconds
+
+    turns = Turns(images=2)
+    for opened in (1, 2, 4):
+        before = len(order)
+        contenders = {name: partial(run, name, opened * ("abc".index(name) + 1.0)) for name in "abc"}
+        turns.take(contenders, rounds=1, warmup=4)
+        assert len(order) - before == 3 * 2 * 5
+    assert len({tuple(order[first : first + 30]) for first in (0, 30, 60)}) == 3
+    c, b = turns.timings("cb", {"b": "c"})
+    assert (c.median_ms, c.min_ms, c.rounds) == (6000, 3000, 3)
+    assert (b.median_ms, b.speedup, b.peer_speedup) == (4000, 1.5, 1.5)
 
 
 def test_one_round_is_refused_for_it_says_little() -> None:

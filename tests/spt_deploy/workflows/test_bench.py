@@ -19,11 +19,12 @@ from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.workflows.bench import bench
 from spt_deploy.workflows.bench_compare import ComparedRow, compare
 from spt_deploy.workflows.bench_training import training_step
-from spt_deploy.workflows.bench_work import folder_inputs
+from spt_deploy.workflows.bench_work import Inputs, folder_inputs
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import make_model
 
@@ -55,6 +56,37 @@ def test_an_artefact_or_a_ratio_that_is_named_again_runs_again(made: Exported, m
     assert [row.timing.name for row in report.rows] == [own, f"{own} #2", f"{own} #3"]
     report = bench([path], runtimes=["onnxruntime"], batches=[1], ratios=[0.5, 0.5], rounds=2)
     assert [row.timing.name for row in report.rows] == [f"{name}, 50% kept", f"{name}, 50% kept #2"]
+
+
+def test_rounds_are_shared_out_among_repeats_that_open_everything_anew(
+    made: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    enter = OnnxRuntimeRunner.__enter__
+    monkeypatch.setattr(OnnxRuntimeRunner, "__enter__", lambda self: [opened.append(id(self)), enter(self)][1])
+    said: list[str] = []
+    report = bench([made.onnx], runtimes=["onnxruntime"], batches=[1, 2], ratios=[0.5], rounds=5, status=said.append)
+    assert len(opened) == 3
+    assert [row.timing.rounds for row in report.rows] == [5, 5]
+    assert [line.split(", ", 1)[1] for line in said] == [
+        f"{share} rounds, repeat {number} of 3" for share, number in ((2, 1), (2, 2), (1, 3)) for _ in range(2)
+    ]
+    bench([made.onnx], runtimes=["onnxruntime"], batches=[1], ratios=[0.5], rounds=2, repeats=1)
+    assert len(opened) == 4
+    with pytest.raises(UsageError, match="repeats is 0"):
+        bench([made.onnx], repeats=0)
+
+
+def test_images_of_a_folder_go_on_from_repeat_to_repeat(
+    made: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 64, 3), 50 * number, dtype=np.uint8))
+    places: list[int] = []
+    go_on = Inputs.next_round
+    monkeypatch.setattr(Inputs, "next_round", lambda self: [places.append(self.place), go_on(self)][0])
+    bench([made.onnx], runtimes=["onnxruntime"], batches=[1], data=tmp_path, rounds=3, repeats=3)
+    assert places == [number % 5 for number in range(9)]  # two of three are for warming up
 
 
 @pytest.mark.parametrize("ratios", [[], [0.25]], ids=["own selection", "forced"])
