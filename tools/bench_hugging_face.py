@@ -1,6 +1,6 @@
 """Our exported Swin-T beside Hugging Face's, exported by its own means, in ONNX Runtime and OpenVINO, taking turns.
 
-    python tools/bench_hugging_face.py SWIN_T.onnx [--batch 1,8] [--rounds N]
+    python tools/bench_hugging_face.py SWIN_T.onnx [--batch 1,8] [--rounds N] [--repeats N]
 
 Both have random weights, and 1000 classes at 224x224.
 """
@@ -14,6 +14,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ import onnx
 import torch
 from transformers import SwinConfig, SwinForImageClassification
 
-from spt_deploy.bench import take_turns
+from spt_deploy.bench import Turns
 from spt_deploy.runtimes.onnxruntime_runner import open_session
 from spt_deploy.runtimes.openvino_runner import compile_model, options_for, precisions_here
+
+THEIRS = "Hugging Face"
 
 
 class Logits(torch.nn.Module):
@@ -57,34 +60,39 @@ def export_theirs(path: Path) -> None:
         )
 
 
+def opened(files: dict[str, bytes], batch: int) -> dict[str, Callable[[], object]]:
+    """A run of each file in each runtime and precision, opened anew."""
+    images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
+    runs: dict[str, Callable[[], object]] = {}
+    for name, data in files.items():
+        session = open_session(data, "cpu")
+        runs[f"{name}, onnxruntime"] = partial(session.run, None, {"images": images})
+        for precision in precisions_here():
+            compiled = compile_model(onnx.load_from_string(data), name, options_for(precision), batch)
+            runs[f"{name}, openvino {precision}"] = partial(compiled.create_infer_request().infer, {"images": images})
+    return runs
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ours", type=Path)
     parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10, help="of each opening")
+    parser.add_argument("--repeats", type=int, default=3, help="times that all are opened anew")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         theirs = Path(folder) / "hugging_face.onnx"
         export_theirs(theirs)
-        files = {"Hugging Face": theirs, "spt-deploy": given.ours}
-        sessions = {name: open_session(path, "cpu") for name, path in files.items()}
-        protos = {name: onnx.load(path) for name, path in files.items()}
+        files = {name: path.read_bytes() for name, path in ((THEIRS, theirs), ("spt-deploy", given.ours))}
     for batch in map(int, given.batch.split(",")):
-        images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), dtype=np.float32)
-        runs: dict[str, Callable[[], object]] = {}
-        peers = {}
-        for name, session in sessions.items():
-            runs[f"{name}, onnxruntime"] = lambda s=session, x=images: s.run(None, {"images": x})  # type: ignore[misc]
-            peers[f"{name}, onnxruntime"] = "Hugging Face, onnxruntime"
-        for name, proto in protos.items():
-            for precision in precisions_here():
-                request = compile_model(proto, name, options_for(precision), batch).create_infer_request()
-                label = f"{name}, openvino {precision}"
-                runs[label] = lambda r=request, x=images: r.infer({"images": x})  # type: ignore[misc]
-                peers[label] = f"Hugging Face, openvino {precision}"
-        for timing in take_turns(runs, images=batch, rounds=given.rounds, peers=peers):
-            ratio = f"{timing.peer_speedup:.3f} times Hugging Face"
+        turns, names = Turns(batch), []
+        for _ in range(given.repeats):
+            runs = opened(files, batch)
+            names = list(runs)
+            turns.take(runs, given.rounds)
+        for timing in turns.timings(names, {name: f"{THEIRS}, {name.split(', ', 1)[1]}" for name in names}):
+            ratio = f"{timing.peer_speedup:.3f} times {THEIRS}"
             print(f"batch {batch}  {timing.name:28} {timing.median_ms:8.1f} ms  {ratio}")
 
 
