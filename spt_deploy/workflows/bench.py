@@ -139,7 +139,7 @@ def bench(
         """Open everything, and take a share of the rounds; the rows are of all rounds until then."""
         rows: list[BenchRow] = []
         share = rounds // repeats + (number < rounds % repeats)
-        said = f"{share} rounds" if repeats == 1 else f"{share} rounds, repeat {number + 1} of {repeats}"
+        said = _counted(share, "round") + (f", repeat {number + 1} of {repeats}" if repeats > 1 else "")
         with ExitStack() as stack:
             runners = [] if training else [r for p in paths for r in _runners(p, runtimes, device, precisions)]
             if not training:
@@ -155,7 +155,7 @@ def bench(
                         runner.expect(batch)
                     inputs = given.get(batch) or given.setdefault(batch, _inputs(runners, batch, data))
                     contenders = _contenders(runners, inputs, ratios)
-                status(f"batch {batch}: {len(contenders)} contenders, {said}")
+                status(f"batch {batch}: {_counted(len(contenders), 'contender')}, {said}")
                 runs = {contender.name: contender.run for contender in contenders}
                 turn.take(runs, share, on_round=lambda done, inputs=inputs: inputs.next_round() if inputs else None)  # type: ignore[misc]
                 if number + 1 == repeats:
@@ -200,6 +200,11 @@ class Contender:
     gmacs: float
     runner: Runner | None = None
     masks: Masks | None = None
+
+
+def _counted(number: int, noun: str) -> str:
+    """``1 round``, ``2 rounds``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _training_contenders(paths: Sequence[Path], batch: int, ratios: Sequence[float], device: str) -> list[Contender]:

@@ -69,7 +69,9 @@ def test_rounds_are_shared_out_among_repeats_that_open_everything_anew(
     assert len(opened) == 3
     assert [row.timing.rounds for row in report.rows] == [5, 5]
     assert [line.split(", ", 1)[1] for line in said] == [
-        f"{share} rounds, repeat {number} of 3" for share, number in ((2, 1), (2, 2), (1, 3)) for _ in range(2)
+        f"{share}, repeat {number} of 3"
+        for share, number in (("2 rounds", 1), ("2 rounds", 2), ("1 round", 3))
+        for _ in range(2)
     ]
     bench([made.onnx], runtimes=["onnxruntime"], batches=[1], ratios=[0.5], rounds=2, repeats=1)
     assert len(opened) == 4
