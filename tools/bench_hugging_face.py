@@ -91,6 +91,7 @@ def main() -> None:
             runs = opened(files, batch)
             names = list(runs)
             turns.take(runs, given.rounds)
+            runs.clear()  # before the next are opened
         for timing in turns.timings(names, {name: f"{THEIRS}, {name.split(', ', 1)[1]}" for name in names}):
             ratio = f"{timing.peer_speedup:.3f} times {THEIRS}"
             print(f"batch {batch}  {timing.name:28} {timing.median_ms:8.1f} ms  {ratio}")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spt_deploy.errors import UsageError
 from spt_deploy.model import reference, static_packing
 
 DOMAIN = "spt"
@@ -181,8 +182,14 @@ def packed_attention(
     packing: str,
     scale: float | None = None,
 ) -> Tensor:
-    """See `reference.packed_attention`; the functions of a file take queries that come scaled, so it is 1 there."""
+    """See `reference.packed_attention`.
+
+    Raises:
+        UsageError: when ONNX is being exported and the scale is not 1, the only one that a file's functions know.
+    """
     if torch.onnx.is_in_onnx_export():
+        if scale != 1.0:
+            raise UsageError(f"scale is {scale}; call fold_scale of every attention before ONNX is exported")
         return torch.onnx.ops.symbolic(
             "spt::PackedAttention",
             (qkv, token_of_slot, cu_seqlens, bias_table),
@@ -192,7 +199,7 @@ def packed_attention(
                 "tokens": tokens,
                 "width": width,
                 "packing": packing,
-                "scale": reference.default_scale(qkv, heads) if scale is None else scale,
+                "scale": scale,
                 **PLUGIN_ATTRIBUTES,
             },
             dtype=qkv.dtype,

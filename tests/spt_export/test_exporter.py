@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.checkpoint import load_checkpoint
-from spt_deploy.model.operators import DOMAIN
+from spt_deploy.model.operators import DOMAIN, packed_attention
 from spt_deploy.preprocess import Preprocessing
 from spt_export.exporter import to_onnx
 from tests.exported import Exported, make_exported
@@ -51,6 +52,14 @@ def test_queries_come_scaled_to_every_attention_and_the_model_stays_as_it_is(cla
         query, rest = np.split(weights[name], [len(weights[name]) // 3])
         np.testing.assert_array_equal(rest, state[name][len(query) :])
         np.testing.assert_allclose(query, state[name][: len(query)] * 32**-0.5, rtol=1e-6)
+
+
+def test_a_scale_that_no_function_of_a_file_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    qkv, one = torch.zeros(4, 192), torch.zeros(2, dtype=torch.int64)
+    for scale in (None, 32**-0.5):
+        with pytest.raises(UsageError, match="fold_scale"):
+            packed_attention(qkv, one, one, qkv, heads=2, window=7, tokens=4, width=2, packing="per-image", scale=scale)
 
 
 def test_inputs_and_outputs_have_the_documented_names_and_a_free_batch(classify: Exported) -> None:
