@@ -5,29 +5,31 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from spt_deploy.bench import Timing, Turns, check_rounds
-from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
-from spt_deploy.image_input import Images
-from spt_deploy.parity.checks import label_of
-from spt_deploy.parity.probe import Masks, Probe, open_probe
-from spt_deploy.runtimes import Runner, open_runner
-from spt_deploy.runtimes.registry import RUNTIME_NAMES, RUNTIMES, artefact_kind, check_precisions, is_installed
+from spt_deploy.errors import UsageError
+from spt_deploy.runtimes import Runner
+from spt_deploy.runtimes.registry import artefact_kind, check_precisions
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
+from spt_deploy.workflows.bench_contenders import (
+    Contender,
+    contenders_of,
+    inputs_for,
+    peers,
+    runners_of,
+    training_steps,
+)
 from spt_deploy.workflows.bench_memory import peak_memory
 from spt_deploy.workflows.bench_profile import OperatorTime, profile
-from spt_deploy.workflows.bench_work import Inputs, folder_inputs, forced_mask, gmacs, one_size, random_inputs
+from spt_deploy.workflows.bench_work import Inputs
 
 
 @dataclass(frozen=True)
@@ -132,74 +134,52 @@ def bench(
     if repeats < 1:
         raise UsageError(f"repeats is {repeats}; expected at least 1")
     repeats = min(repeats, rounds)
-    turns = [Turns(size) for size in batches]
-    given: dict[int, Inputs] = {}  # by batch size: those of a folder go on where the last repeat ended
-
-    def repeat(number: int) -> list[BenchRow]:
-        """Open everything, and take a share of the rounds; the rows are of all rounds until then."""
-        rows: list[BenchRow] = []
+    turns = {size: Turns(size) for size in batches}
+    inputs: dict[int, Inputs] = {}  # by batch size: those of a folder go on where the last repeat ended
+    contenders: dict[int, list[Contender]] = {}
+    for number in range(repeats):
+        contenders.clear()  # before the next are opened
         share = rounds // repeats + (number < rounds % repeats)
         said = _counted(share, "round") + (f", repeat {number + 1} of {repeats}" if repeats > 1 else "")
         with ExitStack() as stack:
-            runners = [] if training else [r for p in paths for r in _runners(p, runtimes, device, precisions)]
+            runners = [] if training else [r for p in paths for r in runners_of(p, runtimes, device, precisions)]
             if not training:
                 check_precisions(precisions, runners)
             for runner in runners:
                 runner.expect(batches[0])
                 stack.enter_context(runner)
-            for batch, turn in zip(batches, turns, strict=True):
+            for batch in turns:
                 if training:
-                    contenders, inputs = _training_contenders(paths, batch, ratios, device), None
+                    contenders[batch] = training_steps(paths, batch, ratios, device)
                 else:
                     for runner in runners:
                         runner.expect(batch)
-                    inputs = given.get(batch) or given.setdefault(batch, _inputs(runners, batch, data))
-                    contenders = _contenders(runners, inputs, ratios)
-                status(f"batch {batch}: {_counted(len(contenders), 'contender')}, {said}")
-                runs = {contender.name: contender.run for contender in contenders}
-                turn.take(runs, share, on_round=lambda done, inputs=inputs: inputs.next_round() if inputs else None)  # type: ignore[misc]
-                if number + 1 == repeats:
-                    timings = turn.timings(runs, _peers(contenders))
-                    rows += [_row(*each, batch, inputs) for each in zip(contenders, timings, strict=True)]
-        return rows
-
-    def _row(contender: Contender, timing: Timing, batch: int, inputs: Inputs | None) -> BenchRow:
-        row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
-        if memory and contender.runner:
-            status(f"memory of {contender.name}")
-            row = replace(row, memory_mib=_memory(contender.runner, batch))
-        if profiled and contender.runner and inputs:
-            status(f"profile of {contender.name}")
-            now = inputs.taken_by(contender.runner.facts.image_input)[inputs.place]
-            row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))
-        return row
-
-    for number in range(repeats):
-        rows = repeat(number)
+                    if batch not in inputs:
+                        inputs[batch] = inputs_for(runners, batch, data)
+                    contenders[batch] = contenders_of(runners, inputs[batch], ratios)
+                status(f"batch {batch}: {_counted(len(contenders[batch]), 'contender')}, {said}")
+                runs = {contender.name: contender.run for contender in contenders[batch]}
+                turns[batch].take(runs, share, on_round=partial(_next_round, inputs.get(batch)))
+    rows: list[BenchRow] = []
+    for batch, turn in turns.items():
+        timings = turn.timings((each.name for each in contenders[batch]), peers(contenders[batch]))
+        for contender, timing in zip(contenders[batch], timings, strict=True):
+            row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
+            if memory and contender.runner:
+                status(f"memory of {contender.name}")
+                row = replace(row, memory_mib=_memory(contender.runner, batch))
+            if profiled and contender.runner:
+                status(f"profile of {contender.name}")
+                now = inputs[batch].taken_by(contender.runner.facts.image_input)[inputs[batch].place]
+                row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))
+            rows.append(row)
     return BenchReport(tuple(rows), _machine())
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What takes its turn.
-
-    Attributes:
-        name: of it.
-        group: contenders of one group are held against the first of it.
-        run: one run.
-        select_ratio: see ``BenchRow``; so ``gmacs``.
-        gmacs: see ``select_ratio``.
-        runner: of the artefact; None of a training step.
-        masks: that are forced on it; None leaves it its own selection.
-    """
-
-    name: str
-    group: str
-    run: Callable[[], object]
-    select_ratio: float | None
-    gmacs: float
-    runner: Runner | None = None
-    masks: Masks | None = None
+def _next_round(inputs: Inputs | None, done: int) -> None:
+    """Give all contenders the next batch, where there are several."""
+    if inputs:
+        inputs.next_round()
 
 
 def _counted(number: int, noun: str) -> str:
@@ -207,105 +187,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _training_contenders(paths: Sequence[Path], batch: int, ratios: Sequence[float], device: str) -> list[Contender]:
-    from spt_deploy.workflows.bench_training import training_contenders
-
-    runs, about = training_contenders(paths, batch, ratios, device)
-    return [Contender(name, "", run, *about[name]) for name, run in runs.items()]
-
-
-def _peers(contenders: Sequence[Contender]) -> dict[str, str]:
-    first: dict[str, str] = {}
-    return {each.name: first.setdefault(each.group, each.name) for each in contenders}
-
-
-def _inputs(runners: Sequence[Runner], batch: int, data: Path | None) -> Inputs:
-    size = one_size([runner.facts.preprocessing.size for runner in runners])
-    if data is None:
-        return random_inputs(batch, size)
-    if len({runner.facts.preprocessing for runner in runners}) > 1:
-        raise InputError("the artefacts prepare images differently, so that --data cannot give all of them the same")
-    return folder_inputs(data, runners[0].facts.preprocessing, batch)
-
-
-def _contenders(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[float]) -> list[Contender]:
-    found: list[Contender] = []
-    for runner in runners:
-        config, size = runner.facts.model, runner.facts.preprocessing.size
-        label, group = label_of(runner), runner.name
-        if any(each.name.startswith(label) and each.runner is not runner for each in found):
-            label = label.replace(runner.path.name, str(runner.path), 1)
-
-        batches = inputs.taken_by(runner.facts.image_input)
-
-        def run(runner: Runner = runner, batches: Sequence[Images] = batches) -> object:
-            return runner.infer(batches[inputs.place])
-
-        if not config.backbone.spa_blocks:
-            found.append(Contender(label, group, run, None, gmacs(config, size, ()), runner))
-        elif not ratios:
-            kept = np.mean([_kept_by(runner, images) for images in batches], axis=0)
-            work = gmacs(config, size, [float(share) for share in kept])
-            found.append(Contender(f"{label}, its own selection", group, run, float(kept.mean()), work, runner))
-        else:
-            now = batches[inputs.place]
-            probe = open_probe(runner, len(now))
-            tokens = [score.shape[1] for score in probe.run(now).scores]
-            for ratio in ratios:
-                masks = [forced_mask(len(now), count, ratio) for count in tokens]
-                exact = [float(mask.mean()) for mask in masks]
-
-                def forced(probe: Probe = probe, masks: Masks = masks, batches: Sequence[Images] = batches) -> object:
-                    return probe.run(batches[inputs.place], masks)
-
-                name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
-                found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))
-    return _told_apart(found)
-
-
-def _kept_by(runner: Runner, images: Images) -> npt.NDArray[np.float64]:
-    """Share of tokens that each SPA block keeps of a batch."""
-    outputs = runner.infer(images)
-    if "select_ratio" not in outputs:
-        raise InputError(
-            f"{runner.path.name} does not say what it keeps, as it was exported with --selection none; force shares "
-            "with --ratio, or export it without --selection none"
-        )
-    return np.asarray(outputs["select_ratio"].mean(0), dtype=np.float64)
-
-
-def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:
-    """With a number behind each name that was there before: an artefact may be named twice, to see the noise."""
-    times: Counter[str] = Counter()
-    apart = []
-    for each in contenders:
-        times[each.name] += 1
-        apart.append(replace(each, name=f"{each.name} #{times[each.name]}") if times[each.name] > 1 else each)
-    return apart
-
-
 def _memory(runner: Runner, batch: int) -> float:
     return peak_memory(runner.path, runner.runtime, runner.device, batch, runner.computes_in or "")
-
-
-def _runners(path: Path, runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> list[Runner]:
-    for name in runtimes:
-        if name not in RUNTIME_NAMES:
-            raise UsageError(f"runtime is {name!r}; known are {', '.join(RUNTIME_NAMES)}")
-    kind = artefact_kind(path)
-    if kind == "engine":
-        return [open_runner(path)]
-    fitting = RUNTIMES[kind]
-    names = [n for n in fitting if n in runtimes or (not runtimes and is_installed(n))]
-    if not names:
-        raise RuntimeMissingError(f"no runtime that takes {path.name} is left; it runs in {', '.join(fitting)}")
-    runners: list[Runner] = []
-    for name in names:
-        if name == "openvino":
-            runners += [open_runner(path, name, "cpu", precision=precision) for precision in precisions or (None,)]
-        else:
-            runners.append(open_runner(path, name, device))
-    return runners
 
 
 def _machine() -> dict[str, str]:
