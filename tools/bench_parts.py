@@ -1,6 +1,6 @@
 """What it gains to compute a batch in parts: whole on all cores, and cut as runners cut it, taking turns.
 
-    python tools/bench_parts.py MODEL.onnx [MODEL.onnx ...] [--batch 8] [--rounds 9]
+    python tools/bench_parts.py MODEL.onnx [MODEL.onnx ...] [--batch 2,8] [--rounds N] [--repeats N]
 
 In ONNX Runtime, and in OpenVINO in each precision that this processor computes in; with the model's own selection, on
 noise. See spt_deploy/runtimes/parts.py.
@@ -8,16 +8,13 @@ noise. See spt_deploy/runtimes/parts.py.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from two_ways import Opened, Run, main
 
-from spt_deploy.bench import take_turns
-from spt_deploy.runtimes.base import graph_inputs
+from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
 from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
 from spt_deploy.runtimes.onnxruntime_runner import open_session, sessions_by_batch
@@ -30,51 +27,39 @@ from spt_deploy.runtimes.openvino_runner import (
     with_requests,
 )
 
+Batches = ByBatch | SessionsByBatch
 
-def contenders(model: Path) -> dict[str, tuple[ByBatch | SessionsByBatch, ByBatch | SessionsByBatch]]:
-    """The model whole and in parts, by runtime and precision."""
-    facts = read_facts(model)
-    found: dict[str, tuple[ByBatch | SessionsByBatch, ByBatch | SessionsByBatch]] = {
-        "onnxruntime": (
-            SessionsByBatch(partial(open_session, model, "cpu"), None),
-            sessions_by_batch(model, facts, "cpu"),
-        )
-    }
+
+def settings(model: Path, size: int, feeds: Arrays) -> dict[str, Opened]:
+    """By runtime and precision."""
+    found: dict[str, Opened] = {"onnxruntime": partial(in_onnxruntime, model, size, feeds)}
     for precision in precisions_here():
-
-        def compiled(images: int | None, together: int, precision: str = precision) -> Any:
-            options = with_requests(options_for(precision), together)
-            return compile_model(load_onnx(model), model.name, options, images)
-
-        most = images_a_core_computes_fast(facts, precision)
-        found[f"openvino {precision}"] = ByBatch(compiled, whole=True), ByBatch(compiled, most=most)
+        found[f"openvino {precision}"] = partial(in_openvino, model, size, feeds, precision)
     return found
 
 
-def main() -> None:
-    """Print a line for each model, runtime and precision, and size of batch."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--batch", default="2,8", help="sizes of batch, with commas")
-    parser.add_argument("--rounds", type=int, default=9)
-    given = parser.parse_args()
-    for model in given.models:
-        facts = read_facts(model)
-        for name, pair in contenders(model).items():
-            for size in map(int, given.batch.split(",")):
-                noise = np.random.default_rng(0).standard_normal((size, 3, *facts.preprocessing.size), dtype=np.float32)
-                feeds = graph_inputs(facts, facts.image_input.of(noise))
-                runs: dict[str, Callable[[], object]] = {}
-                for how, batches in zip(("whole", "in parts"), pair, strict=True):
-                    batches.expect(size)
-                    runs[how] = partial(batches.run, feeds)
-                whole, parts = take_turns(runs, images=size, rounds=given.rounds)
-                print(
-                    f"{model.name} {name} batch {size}: {whole.median_ms:.1f} ms whole, {parts.median_ms:.1f} ms in "
-                    f"parts, {parts.speedup:.2f} times as fast",
-                    flush=True,
-                )
+def in_onnxruntime(model: Path, size: int, feeds: Arrays) -> dict[str, Run]:
+    """Both ways in ONNX Runtime."""
+    whole = SessionsByBatch(partial(open_session, model, "cpu"), None)
+    return both(whole, sessions_by_batch(model, read_facts(model), "cpu"), size, feeds)
+
+
+def in_openvino(model: Path, size: int, feeds: Arrays, precision: str) -> dict[str, Run]:
+    """Both ways in OpenVINO."""
+
+    def compiled(images: int | None, together: int) -> Any:
+        return compile_model(load_onnx(model), model.name, with_requests(options_for(precision), together), images)
+
+    most = images_a_core_computes_fast(read_facts(model), precision)
+    return both(ByBatch(compiled, whole=True), ByBatch(compiled, most=most), size, feeds)
+
+
+def both(whole: Batches, parts: Batches, size: int, feeds: Arrays) -> dict[str, Run]:
+    """A run of each, open for such batches."""
+    whole.expect(size)
+    parts.expect(size)
+    return {"whole": partial(whole.run, feeds), "in parts": partial(parts.run, feeds)}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, settings, rounds=4)
