@@ -79,7 +79,18 @@ def write_json(path: Path | str, value: Any) -> None:
     Raises:
         OutputError: see ``atomic_path``.
     """
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A plain value with None in place of NaN and infinities, for which JSON has no word."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def _disk_full(path: Path | str) -> OutputError:
@@ -91,13 +102,3 @@ def _is_about(error: OSError, temporary: Path) -> bool:
     if error.errno in DISK_FULL or error.filename is None:
         return True
     return Path(os.fsdecode(error.filename)).parent == temporary.parent or not temporary.parent.is_dir()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -47,7 +47,8 @@ class Checkpoint:
         Raises:
             ArtefactError: when the weights do not fit the configuration.
         """
-        model = SptModel(self.facts.model)
+        with torch.random.fork_rng(devices=[]):  # what a new model draws is replaced, and nobody shall miss it
+            model = SptModel(self.facts.model)
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:

@@ -63,6 +63,7 @@ class ObjectList:
         self._size = size
         self._boxes: list[tuple[float, ...]] = []
         self._labels: list[int] = []
+        self._present: set[int] = set()
         self._crowd: list[bool] = []
         self._areas: list[float] = []
         self._outlines: list[Outline | None] = []
@@ -73,10 +74,19 @@ class ObjectList:
         label: int,
         *,
         crowd: bool = False,
+        present: bool = True,
         area: float | None = None,
         outline: Outline | None = None,
     ) -> None:
-        """Add an object; ``box`` is xyxy in pixels, ``area`` that of the box unless the file says otherwise.
+        """Add an object.
+
+        Args:
+            box: xyxy in pixels.
+            label: index of its class.
+            crowd: see `Objects`.
+            present: whether it says that its class is in the image; not one that is too difficult to see.
+            area: in pixels; that of the box unless the file says otherwise.
+            outline: where the file has one.
 
         Raises:
             AnnotationError: when the box is none, or lies outside the image.
@@ -94,13 +104,14 @@ class ObjectList:
             x0, y0, x1, y1 = cut
         self._boxes.append((x0, y0, x1, y1))
         self._labels.append(label)
+        self._present |= {label} if present else set()
         self._crowd.append(crowd)
         self._areas.append((x1 - x0) * (y1 - y0) if area is None else area)
         self._outlines.append(outline)
 
     def classes(self) -> tuple[int, ...]:
         """Indices of the classes that are there, ascending."""
-        return tuple(sorted(set(self._labels)))
+        return tuple(sorted(self._present))
 
     def objects(self) -> Objects:
         """All of them."""
@@ -128,15 +139,17 @@ def load_json(path: Path) -> Any:
 
 
 def numbers(values: Any, count: int, what: str) -> tuple[float, ...]:
-    """``values`` as ``count`` numbers.
+    """``values`` as ``count`` finite numbers.
 
     Raises:
         AnnotationError: when they are something else.
     """
     if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == count:
         try:
-            return tuple(float(v) for v in values)
-        except (TypeError, ValueError):
+            found = tuple(float(v) for v in values)
+            if all(map(math.isfinite, found)):
+                return found
+        except (TypeError, ValueError, OverflowError):
             pass
     raise AnnotationError(f"the {what} {values!r}; expected {count} numbers")
 

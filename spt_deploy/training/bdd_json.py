@@ -180,4 +180,4 @@ def _add(objects: ObjectList, label: Any, indices: dict[str, int]) -> None:
     corners = [box.get(key) for key in _CORNERS] if isinstance(box, dict) else box
     x0, y0, x1, y1 = numbers(corners, 4, "box2d")
     is_crowd = isinstance(attributes, dict) and attributes.get("crowd") is True
-    objects.add((x0, y0, x1, y1), index, crowd=is_crowd or is_ignored)
+    objects.add((x0, y0, x1, y1), index, crowd=is_crowd or is_ignored, present=not is_ignored)

@@ -40,6 +40,7 @@ NAME = "coco"
 TITLE = "COCO JSON"
 LOOKS_FOR = "annotations/[instances_]train*.json or train/_annotations.coco.json, and the same for val"
 
+_TRIANGLE = 6  # numbers
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # the first that is there
 
 
@@ -82,7 +83,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
             f"{files['train'].path} and {files['val'].path} have different categories: {', '.join(different[:8])}; "
             "write the same list into both"
         )
-    used = {a.get("category_id") for c in contents.values() for a in c["annotations"] if isinstance(a, dict)}
+    used = {id_of(a.get("category_id")) for c in contents.values() for a in c["annotations"] if isinstance(a, dict)}
     ids = sorted(i for i in names if i in used or not _is_group(i, contents["train"]["categories"]))
     places = {category: place for place, category in enumerate(ids)}
     broken: list[Broken] = []
@@ -149,17 +150,17 @@ def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], l
     """The images that have a file, each with its objects that can be used."""
     images = dict(_images(file, content, left_out))
     objects = {image_id: ObjectList(size) for image_id, (_, size) in images.items()}
-    known = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    known = {id_of(image.get("id")) for image in content["images"] if isinstance(image, dict)}
     for number, annotation in enumerate(content["annotations"]):
         try:
-            image_id = annotation["image_id"]
-            if image_id in objects:
+            image_id = id_of(annotation["image_id"])
+            if image_id is not None and image_id in objects:
                 where = f"{file.path}: annotation {number}"
                 _add(objects[image_id], annotation, places, images[image_id][1], where)
-            elif image_id not in known:
-                raise AnnotationError(f"the image_id {image_id}, which no image has")
+            elif image_id is None or image_id not in known:
+                raise AnnotationError(f"the image_id {annotation['image_id']}, which no image has")
         except (AnnotationError, KeyError, TypeError, AttributeError) as error:
-            image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+            image_id = id_of(annotation.get("image_id")) if isinstance(annotation, dict) else None
             name = images[image_id][0].name if image_id in images else f"image {image_id}"
             what = error if isinstance(error, AnnotationError) else f"not the fields of an object ({error!r})"
             left_out.add(name, file.path, f"{file.path}: annotation {number} of {name} has {what}")
@@ -203,15 +204,15 @@ def _add(
     Raises:
         AnnotationError: when it cannot be used.
     """
-    category = annotation["category_id"]
-    if category not in places:
-        raise AnnotationError(f"the category_id {category}, which no category has")
+    category = id_of(annotation["category_id"])
+    if category is None or category not in places:
+        raise AnnotationError(f"the category_id {annotation['category_id']}, which no category has")
     x, y, width, height = numbers(annotation["bbox"], 4, "bbox")
     area = annotation.get("area")
     objects.add(
         (x, y, x + width, y + height),
         places[category],
-        crowd=bool(annotation.get("iscrowd", 0)),
+        crowd=bool(numbers([annotation.get("iscrowd") or 0], 1, "iscrowd")[0]),
         area=None if area is None else numbers([area], 1, "area")[0],
         outline=_outline(annotation.get("segmentation"), size, where),
     )
@@ -225,7 +226,10 @@ def _outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline | 
         counts, own = segmentation.get("counts"), segmentation.get("size")
         height, width = numbers(own, 2, "segmentation size")
         if isinstance(counts, list):
-            counts = np.array(numbers(counts, len(counts), "segmentation counts"), dtype=np.int32)
+            found = numbers(counts, len(counts), "segmentation counts")
+            if not all(0 <= count <= size[0] * size[1] for count in found):
+                raise AnnotationError(f"the segmentation counts {counts!r} for an image of {list(size)}")
+            counts = np.array(found, dtype=np.int32)
         if not isinstance(counts, str | np.ndarray) or (int(height), int(width)) != size:
             raise AnnotationError(f"a segmentation of size {own}; expected counts for its image's {list(size)}")
         return RunLength(size, counts, where)
@@ -233,7 +237,16 @@ def _outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline | 
         raise AnnotationError(f"the segmentation {segmentation!r}; expected polygons or counts")
     rings = []
     for ring in segmentation:
-        if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
-            raise AnnotationError(f"the polygon {ring!r}; expected x, y of three points or more")
-        rings.append(np.array(numbers(ring, len(ring), "polygon"), dtype=np.float32).reshape(-1, 2))
-    return Polygons(tuple(rings))
+        if not isinstance(ring, list) or len(ring) % 2:
+            raise AnnotationError(f"the polygon {ring!r}; expected x, y of each point")
+        if len(ring) >= _TRIANGLE:  # fewer points enclose nothing, which is no reason to lose the box
+            rings.append(np.array(numbers(ring, len(ring), "polygon"), dtype=np.float32).reshape(-1, 2))
+    return Polygons(tuple(rings)) if rings else None
+
+
+def id_of(value: Any) -> int | None:
+    """The id of an image or category, which some tools write as text; None where it is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -115,6 +115,8 @@ def _read_split(split: Path, names: tuple[str, ...], max_broken: float, broken: 
         if path is not None:
             left_out = LeftOut(path, max_broken)
             boxes = _read_boxes(path, left_out)
+            for missing in sorted(set(boxes) - {image.name for image in paths}):
+                left_out.add(missing, path, f"{path} has a box of {missing}, which is no image of {split / name}")
             left_out.check(len(paths))
             broken += left_out.broken
         for path in paths:
@@ -160,7 +162,7 @@ def _read_boxes(path: Path, left_out: LeftOut) -> _Boxes:
             line = "\t".join([name, *values])
             reason = (
                 f"{path} line {number} is {line!r}; expected filename, x0, y0, x1, y1 with tabs between them, "
-                f"x0 <= x1 and y0 <= y1"
+                f"x0 < x1 and y0 < y1"
             )
             left_out.add(name, path, reason)
         else:
@@ -171,7 +173,7 @@ def _read_boxes(path: Path, left_out: LeftOut) -> _Boxes:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and columns of each line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -185,4 +187,4 @@ def _box(values: list[str]) -> list[float] | None:
         box = [float(v) for v in values]
     except ValueError:
         return None
-    return box if len(box) == 4 and np.isfinite(box).all() and box[0] <= box[2] and box[1] <= box[3] else None
+    return box if len(box) == 4 and np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3] else None

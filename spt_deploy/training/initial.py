@@ -10,6 +10,7 @@ from spt_deploy.model.network import SptModel
 from spt_deploy.model.swin_weights import fit_swin_weights, read_swin_weights
 
 _NAMES_SHOWN = 4
+_CLASS_LAYERS = ("head.fc.", "head.class_conv.")  # an output for each class; what else a head has serves any
 
 
 def load_initial(model: SptModel, path: Path) -> list[str]:
@@ -30,7 +31,7 @@ def load_initial(model: SptModel, path: Path) -> list[str]:
     classes = _class_names(path)
     if classes is not None and classes != model.config.class_names:
         # As many classes would fit by shape and be wrong all the same.
-        fitting = {k: v for k, v in fitting.items() if not k.startswith("head.fc.")}
+        fitting = {k: v for k, v in fitting.items() if not k.startswith(_CLASS_LAYERS)}
     model.load_state_dict(fitting, strict=False)
     total = len(model.state_dict())
     notes = [f"starting from {path}: {len(fitting)} of {total} weights taken ({report.scheme} names)"]

@@ -98,7 +98,7 @@ class Trainer:
 
         Raises:
             InputError: when no image can be read.
-            ResultError: when the loss is no finite number.
+            ResultError: when the loss or its gradient is no finite number.
             RuntimeMissingError: when the model cannot be compiled.
             Interrupted: before a step, once a signal has come.
         """
@@ -144,6 +144,7 @@ class Trainer:
 
         Raises:
             InputError: when no image can be read.
+            ResultError: when the loss is no finite number.
             Interrupted: before a batch, once a signal has come.
         """
         self._val_losses.eval()
@@ -161,6 +162,11 @@ class Trainer:
         means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
         if not means.images:
             raise InputError(f"none of the {self.val_loader.images} validation images can be read")
+        if not math.isfinite(means.losses["loss"]):
+            raise ResultError(
+                f"the loss on the validation images is {means.losses['loss']}: the weights have grown beyond "
+                "all bounds; train with a smaller --lr, or a smaller --clip"
+            )
         selection = self._merged(selection, lambda: SelectionMeter(selection.blocks))
         record: dict[str, Any] = {name: means.losses[name] for name in ("task_loss", "select_loss")}
         record |= self._merged(meter, self.task.meter).result()
@@ -197,11 +203,12 @@ class Trainer:
                 output, task, select = self._losses(batch)
                 measured = self._measured(number, batch, output, task, select)
                 if not math.isfinite(measured.loss):
-                    raise ResultError(self._not_finite(measured.loss, epoch, batch))
+                    raise ResultError(self._not_finite(f"the loss became {measured.loss}", epoch, [batch]))
                 self.precision.backward(weights.loss(batch, task, select, self.alpha))
             meter.update(output, batch)
             means.add(measured)
-        self.precision.step(learning(self.model), self.optimizer, self.config.clip)
+        if not self.precision.step(learning(self.model), self.optimizer, self.config.clip):
+            raise ResultError(self._not_finite("the gradient is no finite number", epoch, group))
         if self.average is not None:
             self.average.update(self.model, self.step)
 
@@ -245,13 +252,13 @@ class Trainer:
     def _compile_errors(self) -> AbstractContextManager[None]:
         return compile_errors() if self.config.compile else nullcontext()
 
-    def _not_finite(self, loss: float, epoch: int, batch: Batch) -> str:
-        """Write the batch's files down, and say so."""
-        names = [str(p) for p in batch.paths]
+    def _not_finite(self, what: str, epoch: int, batches: Sequence[Batch]) -> str:
+        """Write the files of these batches down, and say so."""
+        names = [str(p) for batch in batches for p in batch.paths]
         write_text(self.config.out / NOT_FINITE_LIST, "".join(f"{name}\n" for name in names))
         more = f" and {len(names) - _FILES_IN_ERROR} more" if len(names) > _FILES_IN_ERROR else ""
         return (
-            f"the loss became {loss} in epoch {epoch} on the batch {', '.join(names[:_FILES_IN_ERROR])}{more} "
+            f"{what} in epoch {epoch} on the batch {', '.join(names[:_FILES_IN_ERROR])}{more} "
             f"(all in {self.config.out / NOT_FINITE_LIST}); look at these images, or train with a smaller --lr"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -35,13 +36,21 @@ class MixedPrecision:
         """Add the gradient of ``loss`` to what is there."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float) -> None:
-        """Clip the norm of the gradient at ``clip``, update, and forget the gradient."""
+    def step(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, clip: float) -> bool:
+        """Clip the norm of the gradient at ``clip``, update, and forget the gradient.
+
+        Returns:
+            Whether the gradient was finite; False leaves everything as it was. A scaled loss leaves such a step out by
+            itself, as it must while it looks for its scale: with one it is always True.
+        """
         self._scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        if not self._scaler.is_enabled() and not math.isfinite(norm.item()):
+            return False
         self._scaler.step(optimizer)
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """State of the loss scale; empty where there is none."""

@@ -106,12 +106,12 @@ def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     for split, file in coco_json.find(folder).items():
         content = load_json(file.path)
         kept = {record.image_id for record in data.splits[split]}
-        content["images"] = [i for i in content["images"] if isinstance(i, dict) and i.get("id") in kept]
-        annotations = [a for a in content["annotations"] if isinstance(a, dict)]
-        content["annotations"] = [a for a in annotations if a.get("image_id") in kept]
+        for name, key in (("images", "id"), ("annotations", "image_id")):
+            entries = [entry for entry in content[name] if isinstance(entry, dict)]
+            content[name] = [entry for entry in entries if coco_json.id_of(entry.get(key)) in kept]
         if pads:
             for image in content["images"]:
-                image["height"], image["width"] = 2 * image["height"], 2 * image["width"]
+                image["height"], image["width"] = 2 * int(image["height"]), 2 * int(image["width"])
             for annotation in content["annotations"]:
                 if isinstance(annotation.get("segmentation"), dict):
                     annotation["segmentation"] = _padded_runs(annotation["segmentation"])
@@ -133,23 +133,24 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
     _write_lines(target / "classes.txt", data.class_names)
     for split, path in voc_xml.lists(place).items():
-        names = [record.path.stem for record in data.splits[split]]
+        images = (record.path.relative_to(place / "JPEGImages") for record in data.splits[split])
+        names = [image.with_suffix("").as_posix() for image in images]
         _write_lines(target / path.relative_to(place), names)
         for name in names:
             xml = target / "Annotations" / f"{name}.xml"
             if xml.exists():  # an image of both splits
                 continue
             xml.parent.mkdir(parents=True, exist_ok=True)
-            text = (place / "Annotations" / xml.name).read_bytes()
+            text = (place / "Annotations" / f"{name}.xml").read_bytes()
             xml.write_bytes(_padded_xml(text) if pads else text)
             for shapes in ("SegmentationObject", "SegmentationClass"):
                 source = place / shapes / f"{name}.png"
                 if source.is_file() and pads:
                     # As colours: OpenCV writes no palette, and readers know VOC's.
                     numbers = padded(read_numbers(source))
-                    write_image(target / shapes / source.name, voc_palette()[numbers][:, :, ::-1])
+                    write_image(target / shapes / f"{name}.png", voc_palette()[numbers][:, :, ::-1])
                 elif source.is_file():
-                    link(source, target / shapes / source.name)
+                    link(source, target / shapes / f"{name}.png")
 
 
 def _padded_xml(text: bytes) -> bytes:
@@ -157,7 +158,7 @@ def _padded_xml(text: bytes) -> bytes:
     for name in ("size/height", "size/width"):
         node = root.find(name)
         if node is not None and node.text:
-            node.text = str(2 * int(node.text))
+            node.text = str(2 * int(float(node.text)))
     return bytes(ElementTree.tostring(root, encoding="utf-8"))
 
 
@@ -173,13 +174,13 @@ def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
 
 def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     for split, records in data.splits.items():
-        names: dict[Path, set[str]] = {}
-        for record in records:
-            names.setdefault(record.path.relative_to(folder / split).parents[-2], set()).add(record.path.name)
         flat = image_folder.flat_file(folder / split)
         if flat.is_file():
             _filter_lines(flat, out / split / flat.name, {record.path.name for record in records})
             continue
+        names: dict[Path, set[str]] = {}
+        for record in records:
+            names.setdefault(record.path.relative_to(folder / split).parents[-2], set()).add(record.path.name)
         for place in image_folder.class_folders(folder / split):
             kept = names.get(Path(place.name), set())
             boxes = image_folder.box_file(place)
@@ -197,7 +198,7 @@ def _whole_image(path: Path) -> str:
 
 
 def _filter_lines(source: Path, target: Path, names: set[str]) -> None:
-    lines = source.read_text(encoding="utf-8").splitlines()
+    lines = source.read_text(encoding="utf-8-sig").splitlines()
     _write_lines(target, [line for line in lines if line.split("\t")[0] in names])
 
 

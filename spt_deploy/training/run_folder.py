@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spt_deploy.atomic import write_json, write_text
+from spt_deploy.atomic import finite, write_json, write_text
 from spt_deploy.errors import ArtefactError, InputError, UsageError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
@@ -105,7 +105,9 @@ class RunFolder:
             "random": random,
         }
         save_checkpoint(self.last, trainer.evaluated, preprocessing, training)
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in progress.history))
+        write_text(
+            self.metrics, "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in progress.history)
+        )
 
     def load_last(self) -> tuple[Checkpoint, TrainConfig]:
         """``last.pt``, and what its run was told.

@@ -17,6 +17,7 @@ The folder may be that of a year (VOC2012) or the one above it, when it holds on
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ NAME = "voc"
 TITLE = "Pascal VOC XML"
 LOOKS_FOR = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt and val.txt"
 
+_SECOND_COLUMN = re.compile(r"\s+-?[01]\s*$")  # whether the image has the class
 _LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}  # the first that is there
 
 
@@ -129,7 +131,7 @@ def _class_file(place: Path) -> tuple[str, ...]:
 
 def _listed(path: Path) -> list[str]:
     # A class's own list (dog_train.txt) has a second column; some tools write one into the lists of all images, too.
-    names = dict.fromkeys(line.split()[0] for line in _lines(path))
+    names = dict.fromkeys(_SECOND_COLUMN.sub("", line).strip() for line in _lines(path))
     if not names:
         raise InputError(f"{path} names no image; write a name without suffix on each line")
     return list(names)
@@ -137,7 +139,7 @@ def _listed(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
 
@@ -157,11 +159,11 @@ def _read_image(place: Path, name: str, left_out: LeftOut) -> _Image | None:
         return None
     try:
         root = ElementTree.fromstring(xml.read_bytes())
-        size = (int(_text(root, "size/height")), int(_text(root, "size/width")))
+        size = (int(float(_text(root, "size/height"))), int(float(_text(root, "size/width"))))
     except OSError as error:
         left_out.add(name, path, f"{xml} cannot be read: {error.strerror or error}")
         return None
-    except (ElementTree.ParseError, AnnotationError, ValueError) as error:
+    except (ElementTree.ParseError, AnnotationError, ValueError, LookupError, OverflowError) as error:
         left_out.add(name, path, f"{xml} is no annotation of an image: {error}")
         return None
     items = []
@@ -191,7 +193,8 @@ def _record(place: Path, image: _Image, number: int, indices: dict[str, int], le
             if item.name not in indices:
                 raise AnnotationError(f"the class {item.name}, which is not in classes.txt")
             outline = NumberedImage(shapes, item.number) if has_shapes else None
-            objects.add(item.box, indices[item.name], crowd=item.difficult, outline=outline)
+            seen = not item.difficult
+            objects.add(item.box, indices[item.name], crowd=not seen, present=seen, outline=outline)
         except AnnotationError as error:
             xml = place / "Annotations" / f"{image.name}.xml"
             left_out.add(image.name, xml, f"{xml}: object {item.number} has {error}")

@@ -100,7 +100,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         InputError: when the file cannot be read as text or has no names.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read as class names ({error}); give a text file, one name a line"

@@ -19,6 +19,7 @@ from spt_deploy.training.bdd_json import CLASSES_2018, CLASSES_2020
 from spt_deploy.training.dataset import DataSet, Record, Samples
 from spt_deploy.training.formats import FORMATS, find_format, read_data
 from spt_deploy.training.loader import Loader
+from spt_deploy.workflows.sparse_data import make_padded
 from tests.spt_deploy.training.data_formats import (
     CATEGORY_IDS,
     HEIGHT,
@@ -50,7 +51,10 @@ DATA: list[tuple[str, Writer, str, bool]] = [
 ]
 
 
-def check_record(record: Record, picture: Picture, names: tuple[str, ...], outlines: bool) -> None:
+def check_record(
+    record: Record, picture: Picture, names: tuple[str, ...], outlines: bool, difficult: bool = False
+) -> None:
+    """``difficult``: what is crowd elsewhere is hard to see here, and says nothing of the image's classes."""
     assert record.path.name == f"{picture.name}.png"
     assert record.path.is_file()
     assert record.label is None
@@ -59,7 +63,7 @@ def check_record(record: Record, picture: Picture, names: tuple[str, ...], outli
     np.testing.assert_array_equal(objects.boxes, np.array([t.box for t in picture.things]).reshape(-1, 4))
     assert [names[i] for i in objects.labels] == [t.name for t in picture.things]
     assert objects.crowd.tolist() == [t.crowd for t in picture.things]
-    assert {names[i] for i in record.labels or ()} == {t.name for t in picture.things}
+    assert {names[i] for i in record.labels or ()} == {t.name for t in picture.things if not (t.crowd and difficult)}
     union = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     for thing in picture.things:
         if outlines:
@@ -83,7 +87,7 @@ def test_a_reader_finds_the_truth(tmp_path: Path, write: Writer, name: str, outl
     for split, records in (("train", data.train), ("val", data.val)):
         assert len({r.image_id for r in records}) == len(records)
         for record, picture in zip(records, truth[split], strict=True):
-            check_record(record, picture, data.class_names, outlines)
+            check_record(record, picture, data.class_names, outlines, difficult=name == "voc")
     assert re.fullmatch(rf"{re.escape(str(folder))} is {FORMATS[name].title} \(.+ and .+\)", data.found)
 
 
@@ -121,6 +125,7 @@ def test_the_classes_of_bdd_are_those_of_the_year(tmp_path: Path) -> None:
     assert objects is not None
     assert [data.class_names[i] for i in objects.labels] == ["car", "pedestrian", "truck"]
     assert objects.crowd[2]
+    assert {data.class_names[i] for i in data.train[0].labels or ()} == {"car", "pedestrian"}  # a trailer is no truck
 
 
 def test_bdd_of_other_names_has_them_in_order(tmp_path: Path) -> None:
@@ -155,6 +160,9 @@ def _first(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["annotations"][0].update(values)
 
 
+LONG_RUN = {"size": [HEIGHT, WIDTH], "counts": [2**40, 1]}
+
+
 def _voc(old: str, new: str) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         path = folder / "Annotations/train_000.xml"
@@ -179,7 +187,17 @@ BREAKS: list[tuple[str, Writer, Callable[[Path], None], str]] = [
     ("coco: no box", write_coco, _coco(_first(bbox=None)), "annotation 0 .*the bbox None; expected 4 numbers"),
     ("coco: category", write_coco, _coco(_first(category_id=4)), "annotation 0 .*the category_id 4, which no"),
     ("coco: image", write_coco, _coco(_first(image_id=4)), "annotation 0 .*the image_id 4, which no image has"),
-    ("coco: polygon", write_coco, _coco(_first(segmentation=[[1, 2, 3]])), "annotation 0 .*three points"),
+    ("coco: polygon", write_coco, _coco(_first(segmentation=[[1, 2, 3]])), "annotation 0 .*expected x, y of each"),
+    ("coco: no polygon", write_coco, _coco(_first(segmentation=[[1, 2, 3, float("nan"), 9, 9]])), "6 numbers"),
+    ("coco: run too long", write_coco, _coco(_first(segmentation=LONG_RUN)), "annotation 0 .*the segmentation counts"),
+    ("coco: list for an id", write_coco, _coco(_first(image_id=[7])), r"annotation 0 .*the image_id \[7\], which no"),
+    ("coco: no category", write_coco, _coco(_first(category_id={})), r"annotation 0 .*the category_id \{\}, which no"),
+    (
+        "coco: image's id",
+        write_coco,
+        _coco(lambda c: c["images"].append({**c["images"][0], "id": [1]})),
+        "image 8 is .*expected id",
+    ),
     ("coco: mask", write_coco, _coco(_first(segmentation={"size": [1, 2], "counts": [2]})), "annotation 0 .*size"),
     ("coco: item", write_coco, _coco(lambda c: c["annotations"].append(7)), "annotation .*not the fields of an object"),
     ("coco: file", write_coco, lambda f: (f / "train2017/train_002.png").unlink(), "train_002.png has no file; looked"),
@@ -188,6 +206,7 @@ BREAKS: list[tuple[str, Writer, Callable[[Path], None], str]] = [
     ("voc: no image", write_voc, lambda f: (f / "JPEGImages/train_002.png").unlink(), "lists train_002, which has no"),
     ("voc: damaged", write_voc, _voc("</size>", ""), "train_000.xml is no annotation of an image: mismatched tag"),
     ("voc: no size", write_voc, _voc("<width>.*?</width>", ""), "train_000.xml is no annotation .*no size/width"),
+    ("voc: encoding", write_voc, _voc("^", '<?xml version="1.0" encoding="klingon"?>'), "no annotation .*klingon"),
     ("voc: no number", write_voc, _voc(r"<xmin>\d+", "<xmin>x"), "train_000.xml: object 1 cannot be read: .*'x'"),
     ("voc: x1 < x0", write_voc, _voc(r"<xmax>\d+", "<xmax>0"), "train_000.xml: object 1 has .*expected x0 < x1"),
     ("bdd: no corner", write_bdd, _bdd(lambda c: c[0]["labels"][1]["box2d"].pop("x1")), "label 1 of train_000.png"),
@@ -210,6 +229,68 @@ def test_what_is_broken_is_named_and_left_out_up_to_a_share(
     assert counts(before) - 4 <= counts(after) <= counts(before)  # an object, or an image and its three
     with pytest.raises(InputError, match=r"1 of \d images of .* more than the 0% .*the last one: "):
         read_data(folder, "detect", max_broken=0.0)
+
+
+def _as_text(content: dict[str, Any]) -> None:
+    for image in content["images"]:
+        image |= {key: str(image[key]) for key in ("id", "width", "height")}
+    for annotation in content["annotations"]:
+        annotation |= {key: str(annotation[key]) for key in ("image_id", "category_id", "iscrowd")}
+
+
+def _in_lists(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        for path in (folder / "ImageSets/Main").glob("*.txt"):
+            path.write_text(change(path.read_text()), encoding="utf-8")
+
+    return apply
+
+
+# What is odd, how it is written, and whether outlines survive it.
+ODD: list[tuple[str, Writer, Callable[[Path], None], bool]] = [
+    ("coco: empty outline", write_coco, _coco(_first(segmentation=[[]])), False),
+    ("coco: two points", write_coco, _coco(_first(segmentation=[[1, 2, 3, 4]])), False),
+    ("coco: numbers as text", write_coco, _coco(_as_text), True),
+    ("voc: size with a point", write_voc, _voc(f"<width>{WIDTH}<", f"<width>{WIDTH}.0<"), True),
+    ("voc: list with a mark", write_voc, _in_lists(lambda text: "\ufeff" + text), True),
+    ("voc: list with a column", write_voc, _in_lists(lambda text: text.replace("\n", "  -1\n")), True),
+]
+
+
+@pytest.mark.parametrize(("write", "change", "outlines"), [o[1:] for o in ODD], ids=[o[0] for o in ODD])
+def test_what_is_odd_and_clear_is_understood(
+    tmp_path: Path, write: Writer, change: Callable[[Path], None], outlines: bool
+) -> None:
+    folder = write(tmp_path, make_truth())
+    before = read_data(folder, "detect")
+    change(folder)
+    after = read_data(folder, "detect", max_broken=0.0)
+    assert after.broken == ()
+    for old, new in zip(before.train + before.val, after.train + after.val, strict=True):
+        assert (new.path, new.labels, new.image_id, new.size) == (old.path, old.labels, old.image_id, old.size)
+        assert old.objects is not None
+        assert new.objects is not None
+        np.testing.assert_array_equal(new.objects.boxes, old.objects.boxes)
+        np.testing.assert_array_equal(new.objects.crowd, old.objects.crowd)
+        assert (new.objects.has_outline == old.objects.has_outline).all() == (outlines or new is not after.train[0])
+
+
+def test_names_of_voc_may_have_spaces_and_folders(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, make_truth(), outlines=False)
+    for old, new in (("train_000", "a street"), ("train_001", "night/train_001")):
+        for kind, suffix in (("JPEGImages", ".png"), ("Annotations", ".xml")):
+            target = folder / kind / f"{new}{suffix}"
+            target.parent.mkdir(exist_ok=True)
+            (folder / kind / f"{old}{suffix}").rename(target)
+        _in_lists(lambda text, old=old, new=new: text.replace(old, new))(folder)  # type: ignore[misc]
+    data = read_data(folder, "detect")
+    assert data.broken == ()
+    assert [r.path.relative_to(folder / "JPEGImages").as_posix() for r in data.train[:2]] == [
+        "a street.png",
+        "night/train_001.png",
+    ]
+    make_padded(folder, tmp_path / "padded")
+    assert [r.path.name for r in read_data(tmp_path / "padded").train] == [r.path.name for r in data.train]
 
 
 def counts(data: DataSet) -> int:

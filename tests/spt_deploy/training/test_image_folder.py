@@ -52,11 +52,27 @@ def test_an_image_without_a_line_holds_no_object_and_a_folder_without_the_file_s
     assert objects["train/blue/000.png"] is None
 
 
-@pytest.mark.parametrize("line", ["000.png 1 2 3 4", "000.png\t1\t2\t3", "000.png\t1\t2\tx\t4", "000.png\t9\t2\t3\t4"])
+@pytest.mark.parametrize(
+    "line", ["000.png 1 2 3 4", "000.png\t1\t2\t3", "000.png\t1\t2\tx\t4", "000.png\t9\t2\t3\t4", "000.png\t5\t2\t5\t4"]
+)
 def test_a_line_that_is_no_box_is_named(folder: Path, line: str) -> None:
     (folder / "train/red/boxes.txt").write_text(f"000.png\t1\t2\t3\t4\n{line}\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"boxes\.txt line 2 .*expected filename, x0, y0, x1, y1"):
         read_image_folder(folder)
+
+
+def test_a_line_of_no_image_is_named(folder: Path) -> None:
+    (folder / "train/red/boxes.txt").write_text("000.png\t1\t2\t3\t4\n0.png\t1\t2\t3\t4\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"red/boxes\.txt has a box of 0\.png, which is no image of .*train/red"):
+        read_image_folder(folder)
+    assert len(read_image_folder(folder, max_broken=0.1).broken) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path) -> None:
+    (folder / "train/red/boxes.txt").write_text("000.png\t1\t2\t3\t4\n", encoding="utf-8-sig")
+    objects = next(r.objects for r in read_image_folder(folder).train if r.label == 2)
+    assert objects is not None
+    assert objects.boxes.tolist() == [[1, 2, 3, 4]]
 
 
 def test_no_folder_no_val_and_no_train_are_named(folder: Path) -> None:

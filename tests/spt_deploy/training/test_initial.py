@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.config import BackboneConfig, ModelConfig, Task
 from spt_deploy.errors import ArtefactError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import SptModel
@@ -15,9 +15,11 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.initial import load_initial
 
 
-def model(name: str = "spt_micro", classes: tuple[str, ...] = ("a", "b"), seed: int = 0) -> SptModel:
+def model(
+    name: str = "spt_micro", classes: tuple[str, ...] = ("a", "b"), seed: int = 0, task: Task = "classify"
+) -> SptModel:
     torch.manual_seed(seed)
-    return SptModel(ModelConfig(BackboneConfig.from_name(name), "classify", classes))
+    return SptModel(ModelConfig(BackboneConfig.from_name(name), task, classes))
 
 
 def start(tmp_path: Path, begin: SptModel, target: SptModel) -> list[str]:
@@ -42,6 +44,16 @@ def test_a_head_of_other_classes_is_made_anew_and_the_user_told(tmp_path: Path, 
     assert any("the head starts fresh" in note and "2 classes (a, b)" in note for note in notes)
     assert torch.equal(target.head.fc.weight, fresh)
     assert torch.equal(target.backbone.patch_embed.proj.weight, begin.backbone.patch_embed.proj.weight)
+
+
+def test_a_detector_takes_over_what_serves_any_class_and_no_layer_of_other_classes(tmp_path: Path) -> None:
+    begin, target = model(classes=("cat", "dog"), seed=1, task="detect"), model(classes=("bus", "van"), task="detect")
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    notes = start(tmp_path, begin, target)
+    assert any("the head starts fresh" in note and "2 classes (cat, dog)" in note for note in notes)
+    for name, tensor in target.state_dict().items():
+        taken_over = not name.startswith("head.class_conv.")
+        assert torch.equal(tensor, (begin.state_dict() if taken_over else before)[name]), name
 
 
 def test_an_spt_begun_from_a_swin_keeps_its_fresh_gates(tmp_path: Path) -> None:

@@ -125,10 +125,11 @@ def test_padding_an_image_says_nothing_on_stderr(
     assert cv2.imread(str(tmp_path / f"padded{suffix}")).shape == (16, 16, 3)
 
 
-def test_tiny_imagenets_flat_val_stays_flat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["val/images", "val"])
+def test_tiny_imagenets_flat_val_stays_flat(tmp_path: Path, place: str) -> None:
     source = make_image_folder(tmp_path / "data", train=3, val=3)
-    flat = source / "val/images"
-    flat.mkdir()
+    flat = source / place
+    flat.mkdir(exist_ok=True)
     lines = []
     for name in COLOURS:
         for index, line in enumerate((source / "val" / name / "boxes.txt").read_text().splitlines()):

@@ -15,10 +15,13 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.nn import Parameter
 
 from spt_deploy.cli import main
 from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.model.checkpoint import load_checkpoint
+from spt_deploy.training import presentation
+from spt_deploy.training.precision import MixedPrecision
 from spt_deploy.training.report import Reports
 from spt_deploy.workflows.train import standing, train
 from tests.spt_deploy.training.support import make_image_folder, tiny_config
@@ -153,6 +156,14 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(folder: Path, tmp
         assert_same_weights(tmp_path / "a/last.pt", tmp_path / "c/last.pt")
 
 
+def test_how_often_a_run_is_drawn_for_people_changes_nothing_of_it(
+    folder: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presentation, "INTERVAL_S", 0.0)  # as of a run whose epochs take a minute
+    train(tiny_config(folder, tmp_path / "run", **EVERYTHING))
+    assert_same_run(straight, tmp_path / "run")
+
+
 def test_a_finished_run_resumed_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
     config = tiny_config(folder, tmp_path / "run", epochs=1)
     train(config)
@@ -235,6 +246,33 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(folder: Path
     assert len(listed) == 8
     assert all(Path(name).is_file() for name in listed)
     assert not (tmp_path / "run/last.pt").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_reaches_the_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def spoil(self: MixedPrecision, parameters: list[Parameter], *others: Any) -> bool:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # the first of epoch 2
+            assert parameters[0].grad is not None
+            parameters[0].grad.view(-1)[0] = torch.inf
+        return whole(self, parameters, *others)
+
+    whole = MixedPrecision.step
+    monkeypatch.setattr(MixedPrecision, "step", spoil)
+    with pytest.raises(ResultError, match=r"the gradient is no finite number in epoch 2 on the batch .*\d\d\d\.png"):
+        train(tiny_config(folder, tmp_path / "run", epochs=3))
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(tmp_path / "run/last.pt").weights.values())
+
+
+def test_weights_that_validate_to_no_number_are_not_kept(folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(folder, tmp_path / "run", epochs=1, batch=64, lr=1e30, clip=1e30, warmup=0.0)
+    with pytest.raises(ResultError, match=r"the loss on the validation images is (nan|inf)"):
+        train(config)
+    assert not (tmp_path / "run/best.pt").exists()
 
 
 def test_the_command_trains_resumes_and_prints_where_the_best_checkpoint_lies(folder: Path, tmp_path: Path) -> None:
