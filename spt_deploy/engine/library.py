@@ -93,6 +93,8 @@ def load_library(name: EngineRuntime) -> Library:
         module = importlib.import_module(_MODULES[name])
     except ImportError as error:
         raise RuntimeMissingError(f"{name} is not installed ({error}); {remedy}") from error
+    except (OSError, RuntimeError) as error:  # its libraries are missing, or are of another version
+        raise RuntimeMissingError(f"{name} is installed and does not load ({error}); again: {remedy}") from error
     version = str(module.__version__)
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST[name]:
         raise RuntimeMissingError(f"{name} {version} is too old, {oldest} is the oldest that is supported; {remedy}")

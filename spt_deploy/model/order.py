@@ -59,7 +59,7 @@ def _shift_mask(height: int, width: int, window: int, shift: int) -> npt.NDArray
 
 
 def _kept(make: Callable[..., npt.NDArray[np.generic]], device: torch.device, *sizes: int) -> Tensor:
-    key = (make, device, *sizes)
+    key = (make.__name__, str(device), *sizes)  # what a compiler can compare, too
     if key not in _on_device:
         with torch.inference_mode(False):  # autograd may meet the same table later
             table = torch.from_numpy(make(*sizes)).to(device)

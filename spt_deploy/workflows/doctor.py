@@ -131,11 +131,11 @@ def _model() -> SptModel:
 
 def _export(checkpoint: Path, status: Callable[[str], None], packing: Packing = "per-image") -> tuple[Path | None, str]:
     """The model as an ONNX file, or why there is none."""
-    from spt_export.exporter import to_onnx
-
     status("exporting a small model")
     path = checkpoint.with_suffix(f".{packing}.onnx")
     try:
+        from spt_export.exporter import to_onnx
+
         loaded = deployed_checkpoint(checkpoint, packing, capacity=1.0)  # room for all: the answer is the same
         onnx.save(to_onnx(loaded.build(), loaded.facts), path)
     except Exception as error:  # whatever it is, it is what the user has to hear
@@ -162,8 +162,12 @@ def _check(
         return found("missing", remedy)
     if path is None:
         return found("fails", why_not)
-    if device == "cuda" and (reason := _no_cuda(runtime, gpu)):
-        return found("no device", reason)
+    if device == "cuda":
+        try:
+            if reason := _no_cuda(runtime, gpu):
+                return found("no device", reason)
+        except Exception as error:  # see _run
+            return found("fails", f"{type(error).__name__}: {_first_line(error)}")
     return found(*_run(path, runtime, device, images, expected))
 
 

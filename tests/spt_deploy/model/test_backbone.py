@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from spt_deploy.config import Packing, Task
 from spt_deploy.errors import UsageError
+from spt_deploy.model import operators
 from spt_deploy.model.backbone import PatchMerging, stage_sizes
 from spt_deploy.model.heads import DetectHead
 from spt_deploy.model.network import SptModel
@@ -33,6 +34,17 @@ def test_images_of_any_size_from_32_pixels_run(size: tuple[int, int], packing: P
 def test_smaller_images_are_refused_with_the_least_size(size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=f"{size[0]}x{size[1]} is too small; .* at least 32 pixels"):
         make_model()(images(1, *size))
+
+
+@torch.no_grad()
+def test_a_compiler_traces_the_model_in_one_graph_where_no_size_depends_on_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operators, "BOUNDED_DEVICES", {"cpu"})  # as kernels have it
+    model, batch = make_model(), images(2, 64, 96)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for name, expected in model(batch).named().items():
+        assert_close(compiled(batch).named()[name], expected, MODEL)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.workflows.bench import bench
 from spt_deploy.workflows.bench_compare import ComparedRow, compare
+from spt_deploy.workflows.bench_memory import peak_memory
 from spt_deploy.workflows.bench_training import training_step
 from spt_deploy.workflows.bench_work import Inputs, folder_inputs
 from tests.exported import Exported, make_exported
@@ -193,6 +195,12 @@ def test_memory_and_operators_on_demand(made: Exported) -> None:
         assert [part.ms for part in row.profile] == sorted((part.ms for part in row.profile), reverse=True)
     names = {part.operator for part in report.rows[0].profile}
     assert {"NonZero", "Softmax"} <= names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process says what it took itself")
+def test_memory_is_that_of_the_other_process_however_large_this_one_is(made: Exported) -> None:
+    large = np.ones(2**30 // 8)  # a process that is made has the peak of the one that makes it
+    assert peak_memory(made.onnx, "onnxruntime", "cpu", 1) < large.nbytes / 2**20
 
 
 def test_each_runtime_has_its_own_first(made: Exported, tmp_path: Path) -> None:

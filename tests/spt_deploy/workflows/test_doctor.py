@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from spt_deploy.cli import main
 from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
-from spt_deploy.workflows.doctor import Diagnosis, RuntimeCheck, doctor
+from spt_deploy.workflows.doctor import Diagnosis, RuntimeCheck, _check, doctor
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
 
@@ -46,6 +48,20 @@ def test_the_command_ends_with_0_and_one_json_document() -> None:
     document = json.loads(result.stdout)
     assert document["can_infer"] is True
     assert {check["runtime"] for check in document["checks"]} >= {"torch", "onnxruntime", "openvino", "tensorrt"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_runtime_that_is_installed_and_does_not_load_fails_and_says_why(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime/__init__.py").write_text("raise ImportError('libcudart is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [n for n in sys.modules if n.split(".")[0] == "onnxruntime" or n.endswith("onnxruntime_runner")]:
+        monkeypatch.delitem(sys.modules, name)
+    found = _check("onnxruntime", device, tmp_path / "model.onnx", "", np.zeros((1, 3, 64, 64), np.float32), {}, None)
+    assert found.verdict == "fails"
+    assert "libcudart is missing" in found.detail or "onnxruntime" in found.detail
 
 
 def test_a_runtime_that_says_something_else_is_wrong_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
