@@ -55,9 +55,34 @@ def rounded_in_float32(rewritten: Rewritten) -> ModelProto:
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
+    if any(node.op_type == "PackedAttention" and _has_no_plugin(node) for node in model.graph.node):
+        for function in model.functions:
+            if function.name == "PackedAttention":
+                _round_scores(function)
     model.functions.append(_function(rewritten.precision))
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return model
+
+
+def _has_no_plugin(node: NodeProto) -> bool:
+    """Whether a GPU computes the function of the node in 16 bits: the plugin of the others keeps scores in float32."""
+    return any(attribute.name == "packing" and attribute.s == b"static" for attribute in node.attribute)
+
+
+def _round_scores(function: FunctionProto) -> None:
+    """Round both products of an attention, and the scores with their bias, in place."""
+    nodes: list[NodeProto] = []
+    products: set[str] = set()
+    for node in function.node:
+        if node.op_type == "MatMul" or (node.op_type == "Add" and products.intersection(node.input)):
+            products.update(node.output)
+            nodes += _rounded(node)
+        else:
+            nodes.append(node)
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del function.node[:]
+    function.node.extend(copies)
+    function.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def _rounded(node: NodeProto) -> list[NodeProto]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, inliner
 from onnx.reference import ReferenceEvaluator
 
+from spt_deploy.config import Packing
 from spt_deploy.parity.instrument import KEEP, instrument
 from spt_export.functions import ONNX_OPSET
 from spt_export.precision import Precision, to_mixed_precision
@@ -81,3 +84,20 @@ def test_overflow_is_infinite_as_on_a_gpu(model: onnx.ModelProto) -> None:
     mixed = to_mixed_precision(large, "fp16")
     assert np.isfinite(run(large, {"images": images}, "logits")).all()
     assert not np.isfinite(run(rounded_in_float32(mixed), {"images": images}, "logits")).all()
+
+
+@pytest.mark.parametrize(("packing", "is_finite"), [("static", False), ("per-image", True)])
+def test_scores_overflow_where_no_plugin_keeps_them_in_float32(
+    packing: Packing, is_finite: bool, tmp_path: Path
+) -> None:
+    path = make_exported(tmp_path, (64, 96), packing=packing).onnx
+    large = onnx.load(path)
+    weights = {node.input[3] for node in large.graph.node if node.op_type == "PackedQKV"}
+    for weight in (tensor for tensor in large.graph.initializer if tensor.name in weights):
+        array = onnx.numpy_helper.to_array(weight).copy()
+        array[: len(array) // 3 * 2] *= 6000  # queries and keys stay in fp16's range, their products do not
+        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    images = np.random.default_rng(1).standard_normal((1, 3, 64, 96), dtype=np.float32)
+    assert np.isfinite(run(large, {"images": images}, "logits")).all()
+    rounded = rounded_in_float32(to_mixed_precision(large, "fp16"))
+    assert np.isfinite(run(rounded, {"images": images}, "logits")).all() == is_finite

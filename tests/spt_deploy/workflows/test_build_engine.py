@@ -91,7 +91,7 @@ def test_an_engine_takes_the_threshold_where_the_file_does(tmp_path: Path, batch
 
 @RTX
 @pytest.mark.parametrize("batch", ["8", "1:4:8"])
-@pytest.mark.parametrize("precision", [None, "fp16"])
+@pytest.mark.parametrize("precision", [None, "fp16", "bf16"])
 def test_an_engine_of_a_static_spt_is_built_described_and_whole(
     static: Path, tmp_path: Path, batch: str, precision: str | None
 ) -> None:
@@ -110,7 +110,7 @@ def test_an_engine_of_a_static_spt_is_built_described_and_whole(
     assert described.onnx_sha256 == sha256(static.read_bytes())
     assert described.plan_sha256 == sha256(engine.read_bytes())
     written = {path.name for path in tmp_path.iterdir()}
-    extra = {"model.fp16.onnx", "model.fp16.json"} if precision else set()
+    extra = {f"model.{precision}.onnx", f"model.{precision}.json"} if precision else set()
     assert written == {"model.engine", "model.engine.json", *extra}
     assert {Path(file).name for file in document["files"]} == written
 
