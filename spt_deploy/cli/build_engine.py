@@ -108,9 +108,11 @@ def _human(report: BuildReport) -> str:
     ]
     if report.precision is not None:
         worst = max(each.max_absolute for each in report.precision.parity.differences.values())
+        agreement = report.precision.parity.agreement
+        with_own = "nothing to compare" if agreement is None else f"{agreement:.2%} agree"
         lines.append(
             f"{about.precision} against float32: largest difference {worst:.1e} with the selection forced equal, "
-            f"{report.precision.parity.agreement:.2%} agree with their own"
+            f"{with_own} with their own"
         )
         lines += [f"{m.artefact}: {m.metric} {m.values[m.metric]:.4f}" for m in report.precision.metrics]
     lines += [str(file) for file in report.files[1:]]

@@ -160,6 +160,8 @@ def _selection_table(pair: PairReport) -> object:
 def _agreement(pair: PairReport) -> str:
     from spt_deploy.parity.checks import AGREEMENT
 
+    if pair.agreement is None:
+        return "no detection scores higher than rounding might lift another: boxes were not compared"
     return f"{AGREEMENT[pair.task]} {pair.agreement:.2%}"
 
 

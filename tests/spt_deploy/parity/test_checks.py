@@ -156,6 +156,17 @@ def test_a_token_on_the_threshold_that_flips_is_told_apart_from_an_error(made: E
     assert not report.free_differences["selection"].passed  # with its own selection it does differ
     assert report.differences["logits"].passed
 
+    def select_less(proto: onnx.ModelProto) -> None:
+        change(proto)
+        (threshold,) = [t for t in proto.graph.initializer if t.name.endswith("backbone.threshold")]
+        threshold.CopyFrom(numpy_helper.from_array(np.float32(near + 1), threshold.name))
+
+    wrong = _changed(made, tmp_path, select_less)
+    with open_runner(checkpoint) as ours, open_runner(wrong, device="cpu") as theirs:
+        report = compare_runners(ours, theirs, generated_cases(SIZE)[2:3])
+    assert sum(block.flips for block in report.blocks) > 0
+    assert not report.passed  # its scores are as good, and it does not select by them
+
 
 def test_forcing_a_selection_is_obeyed_by_every_runtime(made: Exported) -> None:
     images = generated_cases(SIZE)[1].images
