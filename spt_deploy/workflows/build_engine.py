@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from spt_deploy.atomic import atomic_path
 from spt_deploy.engine.batches import BatchRange
 from spt_deploy.engine.builder import BuildSettings, BuiltPlan, build_plan
 from spt_deploy.engine.caches import read_cache, timing_cache_path, write_cache
-from spt_deploy.engine.description import EngineDescription, sha256, write_description
+from spt_deploy.engine.description import PORTABLE, EngineDescription, sha256, write_description
 from spt_deploy.engine.monitor import Report
 from spt_deploy.errors import OutputError, UsageError
 from spt_deploy.facts import ModelFacts
@@ -105,7 +107,7 @@ def build_engine(
     sizes = BatchRange.parse(batch)
     if opt_level is not None and not 0 <= opt_level <= 5:
         raise UsageError(f"opt-level is {opt_level}; expected a number from 0, built fastest, to 5, runs fastest")
-    if workspace_gib is not None and workspace_gib <= 0:
+    if workspace_gib is not None and not 0 < workspace_gib < math.inf:
         raise UsageError(f"workspace is {workspace_gib} GiB; expected a positive number")
     if precision is None and (keep_fp32 or data or labels):
         raise UsageError("keep-fp32, data and labels are about a precision; give --fp16 or --bf16 with them")
@@ -127,6 +129,11 @@ def build_engine(
         and (precision or before.precision) == "fp32"
     ):
         raise UsageError("TensorRT-RTX has no float32 matrix products for sm_75; add --fp16")
+    if target.library.name == "tensorrt-rtx" and (version_compatible or hardware_compatible):
+        raise UsageError(
+            "version-compatible and hardware-compatible are TensorRT's; TensorRT-RTX compiles an engine for the "
+            f"GPU that loads it: --arch {PORTABLE}"
+        )
     engine = output or source.with_name(f"{source.stem}.{precision}.engine" if precision else f"{source.stem}.engine")
     rewritten = None
     graph = source
@@ -162,7 +169,8 @@ def build_engine(
         )
     build_s = time.perf_counter() - start
     _keep_timings(target, built, status)
-    description = _describe(built, settings, target, source, facts, precision)
+    rewriting = _rewriting(precision, keep_fp32, data, labels)
+    description = _describe(built, settings, target, source, facts, rewriting)
     described = write_description(engine, description)
     with atomic_path(engine) as temporary:  # last: where there is an engine, there is all of it
         temporary.write_bytes(built.plan)
@@ -195,13 +203,16 @@ def _describe(
     target: Target,
     source: Path,
     facts: ModelFacts,
-    precision: Precision | None,
+    rewriting: list[str],
 ) -> EngineDescription:
-    command = ["spt-deploy build-engine", source.name, f"--runtime {target.library.name}", f"--batch {settings.batch}"]
-    command += [f"--{precision}"] if precision else []
-    command += [f"--arch {target.capability}"] if target.library.name == "tensorrt-rtx" else []
+    command = ["spt-deploy", "build-engine", source.name, "--runtime", target.library.name]
+    command += ["--batch", str(settings.batch), *rewriting]
+    command += ["--arch", target.capability] if target.library.name == "tensorrt-rtx" else []
     command += ["--version-compatible"] if settings.version_compatible else []
     command += ["--hardware-compatible"] if settings.hardware_compatible else []
+    command += ["--tf32"] if settings.tf32 else []
+    command += ["--opt-level", str(settings.opt_level)] if settings.opt_level is not None else []
+    command += ["--workspace", f"{settings.workspace_gib:g}"] if settings.workspace_gib is not None else []
     return EngineDescription(
         runtime=target.library.name,
         runtime_version=target.library.version,
@@ -217,9 +228,20 @@ def _describe(
         onnx_sha256=sha256(source.read_bytes()),
         plan_bytes=len(built.plan),
         plan_sha256=sha256(built.plan),
-        command=" ".join(command),
+        command=shlex.join(command),
         facts=facts,
     )
+
+
+def _rewriting(
+    precision: Precision | None, keep_fp32: Sequence[str], data: Path | None, labels: Path | None
+) -> list[str]:
+    """The options that made the graph in mixed precision."""
+    options = [f"--{precision}"] if precision else []
+    for pattern in keep_fp32:
+        options += ["--keep-fp32", pattern]
+    options += ["--data", str(data)] if data else []
+    return options + (["--labels", str(labels)] if labels else [])
 
 
 def _timings(target: Target) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,6 +11,7 @@ from spt_deploy.engine.description import PORTABLE
 from spt_deploy.engine.library import EngineRuntime, Gpu, Library, current_gpu, is_installed, load_library
 from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.model.backbone import stage_sizes
 
 RuntimeChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
 RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
@@ -19,6 +21,9 @@ _WITHOUT_GPU = (
     "TensorRT-RTX builds engines for GeForce and RTX cards without a GPU: pip install 'spt-deploy[rtx]', "
     "spt-deploy export --packing static, and spt-deploy build-engine --runtime tensorrt-rtx"
 )
+
+
+_MOST_OF_TOPK = 3840  # elements that TensorRT's TopK lists
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def choose_target(runtime: str, arch: str | None, facts: ModelFacts, source: Pat
         raise UsageError(f"runtime is {runtime!r}; known are {', '.join(RUNTIME_CHOICES)}")
     if arch is not None and arch not in ARCHS:
         raise UsageError(f"arch is {arch!r}; known are {', '.join(ARCHS)}")
+    _check_selection(facts, source)
     gpu = current_gpu()
     name = _named(runtime, facts, gpu)
     if name == "tensorrt-rtx":
@@ -77,6 +83,23 @@ def choose_target(runtime: str, arch: str | None, facts: ModelFacts, source: Pat
             f"build where it is; or {_WITHOUT_GPU}"
         )
     return Target(library, gpu, gpu.capability)
+
+
+def _check_selection(facts: ModelFacts, source: Path) -> None:
+    """Raise a UsageError where static packing counts further than TensorRT does, from the nearer end of the scores."""
+    backbone = facts.model.backbone
+    if str(backbone.packing) != "static":
+        return
+    for stage in backbone.spa_stages:
+        height, width = stage_sizes(facts.preprocessing.size)[stage - 1]
+        tokens, length = height * width, backbone.window**2
+        slots = min(tokens, backbone.static_slots(tokens))
+        if min(slots, tokens - slots + 1) > _MOST_OF_TOPK:
+            fitting = math.floor(100 * (_MOST_OF_TOPK // length * length) / tokens) / 100
+            raise UsageError(
+                f"{source} selects the best {slots} of the {tokens} tokens of stage {stage}, and TensorRT lists no "
+                f"more than {_MOST_OF_TOPK}; export it with --capacity {fitting:g} or less, or at a smaller --imgsz"
+            )
 
 
 def _named(runtime: str, facts: ModelFacts, gpu: Gpu | None) -> EngineRuntime:

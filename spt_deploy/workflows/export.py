@@ -211,8 +211,8 @@ def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[st
     with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu") as theirs:
         report = compare_runners(ours, theirs, cases)
     if facts.runtime_threshold:
-        another = round((1 + backbone.threshold) / 2, 3)  # halfway to 1
-        selecting = [Case(f"{c.name} at {another:g}", c.images) for c in cases if c.force is None]
+        another = (1 + backbone.threshold) / 2  # halfway to 1
+        selecting = [Case(f"{c.name} at {another:.4g}", c.images) for c in cases if c.force is None]
         checkpoint = TorchRunner(source, "cpu", backbone.packing, size, another, backbone.capacity)
         with checkpoint as ours, OnnxRuntimeRunner(exported, "cpu", threshold=another) as theirs:
             report = replace(report, cases=(*report.cases, *compare_runners(ours, theirs, selecting).cases))

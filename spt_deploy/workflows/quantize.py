@@ -286,7 +286,7 @@ def _compare(ours: Runner, theirs: Runner, files: Sequence[Path]) -> tuple[int, 
 
 def _unwanted(facts: ModelFacts, selection: SelectionOutputs) -> list[str]:
     masks = [mask_output(block) for block in facts.model.backbone.spa_blocks]
-    return {"all": [], "summary": masks, "none": [*masks, "select_ratio", "selection"]}[selection]
+    return {"all": [], "summary": masks, "none": [*masks, "select_ratio", "selection", "overflow"]}[selection]
 
 
 def _shortfall(report: QuantizeReport, facts: ModelFacts, data: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +27,10 @@ from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_deploy.workflows.build_engine import BuildReport, build_engine
+from spt_deploy.workflows.engine_target import Target, choose_target
 from spt_export.exporter import to_onnx
 from spt_export.precision import to_mixed_precision
 from tests.exported import make_exported
@@ -169,6 +173,42 @@ def test_a_file_in_another_packing_names_the_export_that_is_needed(per_image: Pa
     assert "spt-deploy export model.pt --packing static" in result.stderr
 
 
+@RTX
+@pytest.mark.parametrize("option", ["--version-compatible", "--hardware-compatible"])
+def test_what_only_tensorrt_has_is_refused_of_the_other(dense: Path, option: str) -> None:
+    result = run(dense, "--runtime", "tensorrt-rtx", option)
+    assert result.exit_code == 2
+    assert "are TensorRT's; " in result.stderr
+    assert "--arch portable" in result.stderr
+
+
+@RTX
+def test_the_command_that_rebuilds_says_everything_that_was_said(dense: Path, tmp_path: Path) -> None:
+    options = {"opt_level": 1, "tf32": True, "workspace_gib": 0.5, "keep_fp32": ["*head*"], "precision": "fp16"}
+    built = build_engine(dense, tmp_path / "model.engine", runtime="tensorrt-rtx", batch="2", **options)  # type: ignore[arg-type]
+    words = shlex.split(built.description.command)
+    assert words[:2] == ["spt-deploy", "build-engine"]
+    for pair in (["--opt-level", "1"], ["--workspace", "0.5"], ["--keep-fp32", "*head*"], ["--batch", "2"]):
+        assert words[words.index(pair[0]) + 1] == pair[1]
+    assert {"--tf32", "--fp16"} <= set(words)
+
+
+@RTX
+def test_a_selection_that_tensorrt_cannot_list_names_the_capacity_that_it_can(static: Path) -> None:
+    facts = read_facts(static)
+
+    def choose(capacity: float) -> Target:
+        model = replace(facts.model, backbone=replace(facts.model.backbone, capacity=capacity))
+        preprocessing = replace(facts.preprocessing, size=(1080, 1920))  # 8160 tokens in stage 3
+        return choose_target("tensorrt-rtx", None, replace(facts, model=model, preprocessing=preprocessing), static)
+
+    for capacity in (0.5, 0.47):
+        with pytest.raises(UsageError, match=r"best \d+ of the 8160 .* no more than 3840; .*--capacity 0\.46 or less"):
+            choose(capacity)
+    for capacity in (0.46, 0.6):  # the latter is counted from below
+        assert choose(capacity).library.name == "tensorrt-rtx"
+
+
 @NO_GPU
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt"])
 def test_without_tensorrt_and_gpu_the_sentence_names_the_extra_and_the_way_without_a_gpu(
@@ -190,6 +230,7 @@ def test_without_tensorrt_and_gpu_the_sentence_names_the_extra_and_the_way_witho
         (["--batch", "8:1"], "write 8, or MIN:OPT:MAX"),
         (["--opt-level", "6"], "opt-level is 6"),
         (["--workspace", "0"], "workspace is 0.0 GiB"),
+        (["--workspace", "nan"], "workspace is nan GiB"),
         (["--arch", "sm_1"], "known are sm_75"),
         (["--fp16", "--bf16"], "two precisions"),
         (["--keep-fp32", "head*"], "give --fp16 or --bf16"),
