@@ -28,7 +28,7 @@ from spt_deploy.workflows.bench_contenders import (
     training_steps,
 )
 from spt_deploy.workflows.bench_memory import peak_memory
-from spt_deploy.workflows.bench_profile import OperatorTime, profile
+from spt_deploy.workflows.bench_profile import PROFILED, OperatorTime, check_profiled, profile
 from spt_deploy.workflows.bench_work import Inputs
 
 
@@ -105,7 +105,7 @@ def bench(
         rounds: timed, of each batch size.
         repeats: how often everything is opened anew, see `Turns`; the rounds are shared out among them.
         memory: also measure how much memory each artefact needs, in processes of their own.
-        profiled: also measure how long each operator takes, of ONNX files.
+        profiled: also measure how long each operator takes, of ONNX files in ONNX Runtime and OpenVINO.
         training: time a step of training instead (forward, backward, update), of checkpoints in PyTorch.
         status: hears what is being done.
 
@@ -145,6 +145,7 @@ def bench(
             runners = [] if training else [r for p in paths for r in runners_of(p, runtimes, device, precisions)]
             if not training:
                 check_precisions(precisions, runners)
+                check_profiled(profiled, runners)
             for runner in runners:
                 runner.expect(batches[0])
                 stack.enter_context(runner)
@@ -168,7 +169,7 @@ def bench(
             if memory and contender.runner:
                 status(f"memory of {contender.name}")
                 row = replace(row, memory_mib=_memory(contender.runner, batch))
-            if profiled and contender.runner:
+            if profiled and contender.runner and contender.runner.runtime in PROFILED:
                 status(f"profile of {contender.name}")
                 now = inputs[batch].taken_by(contender.runner.facts.image_input)[inputs[batch].place]
                 row = replace(row, profile=tuple(profile(contender.runner, now, contender.masks)))

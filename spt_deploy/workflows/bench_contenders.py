@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.config import BackboneConfig
 from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import label_of
@@ -96,12 +97,19 @@ def contenders_of(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[fl
             probe = open_probe(runner, len(now))
             tokens = [score.shape[1] for score in probe.run(now).scores]
             for ratio in ratios:
-                masks = [forced_mask(len(now), count, ratio) for count in tokens]
+                room = [_room(config.backbone, count) for count in tokens]
+                masks = [forced_mask(len(now), n, min(ratio, most)) for n, most in zip(tokens, room, strict=True)]
                 exact = [float(mask.mean()) for mask in masks]
                 forced = partial(_infer_forced, probe, masks, batches, inputs)
-                name, work = f"{label}, {ratio:.0%} kept", gmacs(config, size, exact)
+                kept = f"{ratio:.0%} kept" if min(room) >= ratio else f"{np.mean(exact):.0%} kept, for want of room"
+                name, work = f"{label}, {kept}", gmacs(config, size, exact)
                 found.append(Contender(name, group, forced, float(np.mean(exact)), work, runner, masks))
     return _told_apart(found)
+
+
+def _room(backbone: BackboneConfig, tokens: int) -> float:
+    """Share of a block's tokens that can be kept; less than 1 in static packing."""
+    return min(1.0, backbone.static_slots(tokens) / tokens) if str(backbone.packing) == "static" else 1.0
 
 
 def _infer(runner: Runner, batches: Sequence[Images], inputs: Inputs) -> object:

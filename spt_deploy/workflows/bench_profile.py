@@ -22,6 +22,9 @@ _RUNS = 3
 _WARM_UP = 2
 
 
+PROFILED = ("onnxruntime", "openvino")  # the runtimes that say where their time goes
+
+
 @dataclass(frozen=True)
 class OperatorTime:
     """What all nodes of one operator take together.
@@ -43,6 +46,13 @@ class OperatorTime:
         return asdict(self)
 
 
+def check_profiled(profiled: bool, runners: Sequence[Runner]) -> None:
+    """Raise a UsageError where a profile is wanted and none of the runners has one to give."""
+    if profiled and not any(runner.runtime in PROFILED for runner in runners):
+        names = ", ".join(sorted({runner.runtime for runner in runners}))
+        raise UsageError(f"{names} gives no profile here; profile an ONNX file in {' or '.join(PROFILED)}")
+
+
 def profile(runner: Runner, images: Images, masks: Masks | None = None) -> list[OperatorTime]:
     """Time of each operator, the largest first; of the whole batch on all cores, where runners compute it in parts.
 
@@ -54,7 +64,7 @@ def profile(runner: Runner, images: Images, masks: Masks | None = None) -> list[
     Raises:
         UsageError: when the runtime does not say where its time goes.
     """
-    if runner.runtime not in ("onnxruntime", "openvino"):
+    if runner.runtime not in PROFILED:
         raise UsageError(f"{runner.runtime} gives no profile here; profile an ONNX file in onnxruntime or openvino")
     proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
     feeds = feeds_of(runner.facts, images, ports, masks)

@@ -203,6 +203,21 @@ def test_memory_is_that_of_the_other_process_however_large_this_one_is(made: Exp
     assert peak_memory(made.onnx, "onnxruntime", "cpu", 1) < large.nbytes / 2**20
 
 
+def test_a_checkpoint_beside_a_file_has_no_profile_and_alone_is_refused_at_once(made: Exported) -> None:
+    both, runtimes = [made.checkpoint, made.onnx], ["torch", "onnxruntime"]
+    report = bench(both, runtimes=runtimes, batches=[1], ratios=[0.5], rounds=2, profiled=True)
+    assert [bool(row.profile) for row in report.rows] == [False, True]
+    with pytest.raises(UsageError, match="torch gives no profile here"):
+        bench([made.checkpoint], batches=[1], ratios=[0.5], rounds=2, profiled=True)
+
+
+def test_no_more_is_forced_on_static_packing_than_it_has_room_for(tmp_path: Path) -> None:
+    made = make_exported(tmp_path, (224, 224), packing="static", capacity=0.25)
+    report = bench([made.onnx], runtimes=["onnxruntime"], batches=[1], ratios=[1, 0.2], rounds=2)
+    assert [row.timing.name.split(", ", 1)[1] for row in report.rows] == ["62% kept, for want of room", "20% kept"]
+    assert report.rows[0].select_ratio == pytest.approx((0.25 + 0.25 + 1 + 1) / 4)  # a whole container in stage 4
+
+
 def test_each_runtime_has_its_own_first(made: Exported, tmp_path: Path) -> None:
     swin = make_exported(tmp_path, (64, 64), name="swin_micro")
     report = bench([swin.onnx, made.onnx], batches=[1], rounds=2)
