@@ -186,6 +186,7 @@ def _file(path: Path) -> Source:
     try:
         return VideoFile(path)
     except SourceError as error:
-        if cv2.haveImageReader(str(path)):  # an image under another name
+        # An image under another name; bytes, for a str that is not UTF-8 crashes it.
+        if cv2.haveImageReader(os.fsencode(path)):  # type: ignore[arg-type]
             return Images(str(path), [path], path.parent)
         return Unreadable(str(path), str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,13 @@ def test_a_file_whose_name_is_a_glob_is_that_file(folder: Path) -> None:
 def test_an_image_under_another_name_is_an_image(folder: Path) -> None:
     write_image(folder / "in/a.png").rename(folder / "in/picture.dat")
     assert read(open_sources(["in/picture.dat"])) == ["in/picture.dat"]
+
+
+@pytest.mark.parametrize("content", [b"words\n" * 99, cv2.imencode(".png", picture(0))[1].tobytes()])
+def test_a_name_that_is_not_utf_8_is_a_name(content: bytes, folder: Path) -> None:
+    name = os.fsdecode(b"in/caf\xe9")
+    Path(name).write_bytes(content)
+    assert [item.removeprefix("!") for item in read(open_sources([name]))] == [name]
 
 
 def test_sampling_counts_the_images_of_a_folder(folder: Path) -> None:
