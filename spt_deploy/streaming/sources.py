@@ -183,6 +183,9 @@ def _file(path: Path) -> Source:
 
     if is_image_name(path):
         return Images(str(path), [path], path.parent)
+    if not path.is_file():  # it would be opened twice, and what was read the first time is gone
+        reason = "is no regular file; write what a pipe holds into standard input, and name that -"
+        return Unreadable(str(path), f"{path} {reason}")
     try:
         return VideoFile(path)
     except SourceError as error:

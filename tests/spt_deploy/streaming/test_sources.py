@@ -77,6 +77,13 @@ def test_a_name_that_is_not_utf_8_is_a_name(content: bytes, folder: Path) -> Non
     assert [item.removeprefix("!") for item in read(open_sources([name]))] == [name]
 
 
+def test_a_pipe_that_has_a_name_is_not_read_without_its_beginning(folder: Path) -> None:
+    os.mkfifo("in/pipe")
+    (failure,) = open_sources(["in/pipe"])[0].frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert failure.reason.startswith("in/pipe is no regular file; write what a pipe holds into standard input")
+
+
 def test_sampling_counts_the_images_of_a_folder(folder: Path) -> None:
     assert read(open_sources(["in"]), Sampling(start=1, stride=2)) == ["in/b.png", "in/sub/c.png"]
     assert read(open_sources(["in"]), Sampling(max_frames=1)) == ["in/a.jpg"]
