@@ -69,10 +69,15 @@ class VideoFile(VideoSource):
         """The frames, one at a time; then a Failure if there was no frame, or not all of the video could be decoded."""
         from av.video.reformatter import VideoReformatter
 
+        try:
+            container = _open(self.path)
+        except SourceError as error:  # it was there when it was named
+            yield Failure(self.name, str(error))
+            return
         converter = VideoReformatter()
         clock = FrameClock(self.time_base, self.rate, self._has_origin)
         count, begun = 0, None
-        for item in _decoded(self.path):
+        for item in _decoded(self.path, container):
             if isinstance(item, Failure):
                 yield item if count else Failure(item.source, f"{item.source} has no frame that can be decoded")
                 return
@@ -134,14 +139,16 @@ class FrameClock:
         self._shown_for = 0
 
     def time_of(self, frame: VideoFrame) -> Fraction:
-        """Of the next frame, in seconds; without a usable timestamp it follows the last one at the nominal rate."""
+        """Of the next frame, in seconds: without a timestamp it follows the last one at the nominal rate, and with one
+        that is not later than the last one's by one tick.
+        """
         next_ticks = 0 if self._last is None else self._last + self._interval
         if self._origin is None and frame.pts is not None:
             # Not the start that the header declares, for frames may come before it, and no player shows them before 0.
             self._origin = 0 if self._has_origin and frame.pts >= 0 else frame.pts - next_ticks
         ticks = next_ticks if frame.pts is None or self._origin is None else frame.pts - self._origin
         if self._last is not None and ticks <= self._last:
-            ticks = next_ticks
+            ticks = self._last + 1  # no more, for the next may have its own time again
         self._last = ticks
         self._shown_for = frame.duration or self._interval
         return self._last * self._time_base
@@ -182,13 +189,13 @@ def _declared_duration(container: InputContainer, stream: VideoStream, rate: Fra
     return None
 
 
-def _decoded(path: Path) -> Iterator[VideoFrame | Failure]:
-    """Every frame that decodes, and last of all a Failure if a packet did not."""
+def _decoded(path: Path, container: InputContainer) -> Iterator[VideoFrame | Failure]:
+    """Every frame that decodes, and last of all a Failure if a packet did not; the container is closed then."""
     import av
 
     broken = 0
     reason = ""
-    with _open(path) as container:
+    with container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         packets = container.demux(stream)

@@ -79,8 +79,9 @@ def test_the_clock_of_a_transport_stream_starts_at_its_first_frame(tmp_path: Pat
         (True, [-80, -40, 0], [0, 40, 80]),  # no player shows a frame before 0
         (False, [9000, 9040], [0, 40]),
         (False, [None, 9000, 9055], [0, 40, 95]),
-        (True, [None, 40, None, 30, 200], [0, 40, 80, 120, 200]),
-        (True, [0, 0, 0, 500], [0, 40, 80, 500]),
+        (True, [None, 40, None, 30, 200], [0, 40, 80, 81, 200]),
+        (True, [0, 0, 0, 500], [0, 1, 2, 500]),
+        (True, [0, 40, 40, 80, 120], [0, 40, 41, 80, 120]),  # two of one time, and the later ones where they belong
     ],
     ids=str,
 )
@@ -92,6 +93,15 @@ def test_times_are_never_negative_and_always_increase(
     assert [clock.time_of(frame) for frame in frames] == [  # type: ignore[arg-type]
         Fraction(ticks, 1000) for ticks in expected
     ]
+
+
+def test_a_video_that_has_gone_since_it_was_named_is_a_failure(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", UNEVEN)
+    video = VideoFile(path)
+    path.unlink()
+    (failure,) = video.frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert failure.reason.endswith("a video that FFmpeg can read: No such file or directory")
 
 
 def test_a_video_that_starts_late_keeps_its_start(tmp_path: Path) -> None:
