@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _FALLBACK_RATE = Fraction(25)  # where a file gives none; only spaces frames that have no time of their own
 _MAX_RATE = 1000  # some files claim their time base as rate, 90,000 frames a second
 _CLOCK_HAS_NO_ORIGIN = 0x0200  # AVFMT_TS_DISCONT
+# FFmpeg's demuxers of formats whose header says when the video ends and not how long it lasts: others, of MP4 for one,
+# give a video of 2 s that starts at 5 s a duration of 2 s, these one of 7 s.
+_GIVE_THE_END = ("matroska,webm", "asf", "nut")
 # FFmpeg's demuxers that make "videos" out of text files and of single images.
 _NO_VIDEOS = ("tty", "bin", "xbin", "adf", "idf", "image2", "txd")
 _SMALL = 1 << 20  # pixels; waking threads to convert so few costs more than they save
@@ -182,10 +185,13 @@ def _declared_duration(container: InputContainer, stream: VideoStream, rate: Fra
     """How long the video should be by its header, in seconds; None when the header does not say."""
     if container.format.name == "avi" and stream.frames:
         return stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
-    if stream.duration:
-        return stream.duration * Fraction(stream.time_base or 0)
+    time_base = Fraction(stream.time_base or 0)
+    gives_the_end = container.format.name in _GIVE_THE_END
+    if stream.duration and not gives_the_end:
+        return stream.duration * time_base
     if container.duration and len(container.streams) == 1:  # else it may be the sound that lasts
-        return Fraction(container.duration, 1_000_000)
+        before = (stream.start_time or 0) * time_base if gives_the_end else 0
+        return max(Fraction(container.duration, 1_000_000) - before, Fraction(0)) or None
     return None
 
 

@@ -104,9 +104,26 @@ def test_a_video_that_has_gone_since_it_was_named_is_a_failure(tmp_path: Path) -
     assert failure.reason.endswith("a video that FFmpeg can read: No such file or directory")
 
 
-def test_a_video_that_starts_late_keeps_its_start(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "v.mp4", [tick + 500 for tick in UNEVEN])
-    assert frames_of(path)[0].time == 0.5
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx"), ("wmv", "wmv2"), ("nut", "mpeg4"), ("flv", "libx264")],
+)
+def test_a_video_that_starts_late_keeps_its_start_and_is_not_taken_for_a_damaged_one(
+    suffix: str, codec: str, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / f"v.{suffix}", range(125, 175), Fraction(1, 25), codec=codec)
+    frames = frames_of(path)
+    assert (frames[0].time, frames[-1].time) == (5, 6.96)
+    assert VideoFile(path).total() == pytest.approx(len(frames), abs=2)  # flv and nut are some milliseconds off
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_video_that_starts_late_and_is_cut_short_is_a_failure(suffix: str, tmp_path: Path) -> None:
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    path = write_video(tmp_path / f"v.{suffix}", range(125, 325), Fraction(1, 25), container_options=options)
+    count, reason = failure_of(cut_short(path, 0.75))
+    assert 0 < count < 200
+    assert "damaged" in reason
 
 
 def test_sampling_takes_every_nth_frame_with_its_own_number_and_time(tmp_path: Path) -> None:
