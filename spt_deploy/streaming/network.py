@@ -184,10 +184,10 @@ class StandardInput(VideoSource):
                     break
                 for frame in frames:
                     shown = float(clock.time_of(frame))
-                    begun = shown if begun is None else begun
-                    if sampling.is_over(shown - begun):
-                        return
                     if sampling.takes(count):
+                        begun = shown if begun is None else begun
+                        if sampling.is_over(shown - begun):
+                            return
                         yield Frame(self.name, count, shown, upright(frame, converter), None, self._file.waited())
                     count += 1
                     if sampling.is_past(count):  # asked now: the next frame may never come

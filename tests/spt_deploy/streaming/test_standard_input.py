@@ -68,6 +68,10 @@ def test_after_the_last_frame_that_is_taken_nobody_waits_for_another() -> None:
     assert not file.in_vain
 
 
+def test_duration_counts_from_the_first_frame_that_is_taken() -> None:
+    assert indices(transport_stream(50), sampling=Sampling(start=30, duration=0.4)) == list(range(30, 40))
+
+
 @pytest.mark.parametrize("kind", ["mpegts", "matroska"])
 def test_any_container_that_can_be_read_from_a_pipe(kind: str) -> None:
     data = transport_stream(20)
