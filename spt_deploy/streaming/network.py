@@ -71,12 +71,13 @@ class NetworkStream(LiveSource):
         from av.video.reformatter import VideoReformatter
 
         options = {"rtsp_transport": "tcp"} if self._url.lower().startswith("rtsp") else {}
+        start = time.perf_counter()
         try:
             container = av.open(
                 self._url, options=options, timeout=(_CONNECT, self._silence), metadata_errors="replace"
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(self._reason(error, _CONNECT)) from error
+            raise SourceError(self._reason(error, start, _CONNECT)) from error
         with container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise SourceError("there is no video in it that FFmpeg can decode")
@@ -94,7 +95,7 @@ class NetworkStream(LiveSource):
                 try:
                     packet = next(packets, None)
                 except (av.FFmpegError, OSError) as error:
-                    raise SourceError(self._reason(error, self._silence)) from error
+                    raise SourceError(self._reason(error, start, self._silence)) from error
                 waited = time.perf_counter() - start
                 if packet is None:
                     return
@@ -107,10 +108,11 @@ class NetworkStream(LiveSource):
                     yield Arrival(waited, lambda f=frame: upright(f, converter), shown)  # type: ignore[misc]
                     waited = 0.0
 
-    def _reason(self, error: Exception, limit: float) -> str:
+    def _reason(self, error: Exception, start: float, limit: float) -> str:
         import av
 
-        if isinstance(error, av.error.ExitError):
+        # FFmpeg's RTSP calls an answer that did not come in time invalid data.
+        if isinstance(error, av.error.ExitError) or time.perf_counter() - start >= limit:
             return f"nothing came for {limit:g} s"
         host = urlsplit(self._url).hostname
         if host and not _is_known(host):
@@ -158,7 +160,8 @@ class StandardInput(VideoSource):
             container = self._open()
         except (av.FFmpegError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            yield Failure(self.name, f"{self.name} holds no video that FFmpeg can read: {reason}")
+            what = f"holds no video that FFmpeg can read: {reason}" if self._file.begun else "is empty"
+            yield Failure(self.name, f"{self.name} {what}")
             return
         with container:
             if not container.streams.video:
@@ -207,18 +210,20 @@ class StandardInput(VideoSource):
 
 
 class _Timed:
-    """A pipe that knows how long its reader waited."""
+    """A pipe that knows how long its reader waited, and whether anything has come (``begun``)."""
 
     def __init__(self, file: IO[bytes]) -> None:
         # Unbuffered: Python aborts at its end while a thread nobody joins waits inside a BufferedReader.
         self._file: IO[bytes] = getattr(file, "raw", file)
         self._waited = 0.0
+        self.begun = False
 
     def read(self, size: int) -> bytes:
         start = time.perf_counter()
         # Whatever there is, up to the size: a whole buffer would hold the last frame back until the next one comes.
         data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
         self._waited += time.perf_counter() - start
+        self.begun = self.begun or bool(data)
         return data
 
     def waited(self) -> float:

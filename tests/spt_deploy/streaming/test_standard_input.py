@@ -87,11 +87,18 @@ def test_any_container_that_can_be_read_from_a_pipe(kind: str) -> None:
     assert indices(data, sampling=Sampling(start=1, stride=3, max_frames=4)) == [1, 4, 7, 10]
 
 
-@pytest.mark.parametrize("data", [b"", b"no video at all" * 1000], ids=["nothing", "words"])
-def test_what_is_no_video_is_said(data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "stdin is empty"),
+        (b"no video at all" * 1000, "stdin holds no video that FFmpeg can read"),
+    ],
+    ids=["nothing", "words"],
+)
+def test_what_is_no_video_is_said(data: bytes, sentence: str) -> None:
     (failure,) = indices(data)
     assert isinstance(failure, Failure)
-    assert failure.reason.startswith("stdin holds no video that FFmpeg can read")
+    assert failure.reason.startswith(sentence)
 
 
 def test_a_stream_that_breaks_keeps_what_came_before() -> None:
