@@ -84,7 +84,8 @@ class Turns:
         self._summary = summary
         self._done = Counter(done or {})
         self._lock = threading.Lock()
-        self._waiting = deque(sources)
+        self._recordings = deque(source for source in sources if source.prompt)
+        self._others = deque(source for source in sources if not source.prompt)
         self._reading: deque[tuple[Source, _Recording | Channel[Item]]] = deque()
         self._bell = threading.Condition()  # of all who may be long in coming: rung when any of them has something
         self._ahead = ahead or self.may_wait  # a live frame waits for no recording's decoder
@@ -125,23 +126,20 @@ class Turns:
                 reading.read_ahead(self._flow)
 
     def _begin(self) -> None:
-        """Start reading as many as are read at a time."""
-        kept: deque[Source] = deque()
-        while self._waiting:
-            source = self._waiting.popleft()
-            if source.prompt:
-                if sum(each.prompt for each, _ in self._reading) >= DECODERS:
-                    kept.append(source)
-                    continue
-                recording = _Recording(self._items(source))
-                if self._ahead:
-                    recording.read_ahead(self._flow)
-                self._reading.append((source, recording))
-                continue
+        """Start reading who may be long in coming, and as many recordings as are read at a time."""
+        while self._others:
+            source = self._others.popleft()
             channel: Channel[Item] = self._flow.channel(Frame, _LIVE_AHEAD if source.live else _AHEAD, self._bell)
             self._flow.spawn("decode", lambda s=source, c=channel: self._listen(s, c), joined=False)  # type: ignore[misc]
             self._reading.append((source, channel))
-        self._waiting = kept
+        free = DECODERS - sum(each.prompt for each, _ in self._reading)
+        while self._recordings and free > 0:
+            source = self._recordings.popleft()
+            recording = _Recording(self._items(source))
+            if self._ahead:
+                recording.read_ahead(self._flow)
+            self._reading.append((source, recording))
+            free -= 1
 
     def _next(self, source: Source, reading: _Recording | Channel[Item]) -> Frame | Gap | Empty | None:
         """What needs to be handled; None at the end. Failures and frames that have an answer take no turn."""

@@ -66,3 +66,21 @@ def test_a_stop_is_heard_between_two_frames(ahead: bool) -> None:
         stop.signal_number = 2
         taken(turns)
     assert len(source.readers) < 1000
+
+
+class Watched(Recording):
+    """One frame; counts how often somebody asked what kind of source it is."""
+
+    asked = 0
+
+    @property
+    def prompt(self) -> bool:  # type: ignore[override]
+        self.asked += 1
+        return True
+
+
+def test_who_waits_for_its_turn_is_not_asked_again_at_every_turn_of_others() -> None:
+    sources = [Watched(str(n), 1) for n in range(100)]
+    with Flow() as flow:
+        taken(turns_of(flow, list(sources)))
+    assert max(source.asked for source in sources) < 50
