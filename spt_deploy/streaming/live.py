@@ -75,8 +75,8 @@ class LiveSource(VideoSource):
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     @abstractmethod
-    def _arrivals(self) -> Iterator[Arrival]:
-        """One connection: frames until it ends.
+    def _arrivals(self) -> Iterator[Arrival | Failure]:
+        """One connection: frames until it ends, and a Failure at the end of a recording of which something is missing.
 
         Raises:
             SourceError: when it cannot be made, or is lost; the message is a clause that gives the reason.
@@ -92,6 +92,9 @@ class LiveSource(VideoSource):
             reason = ""
             try:
                 for arrival in self._arrivals():
+                    if isinstance(arrival, Failure):
+                        yield arrival
+                        continue
                     now = time.monotonic()
                     if self.live and self._deadline is None and sampling.duration is not None:
                         self._deadline = now + sampling.duration
@@ -118,10 +121,12 @@ class LiveSource(VideoSource):
             except SourceError as error:
                 reason = str(error)
             now = time.monotonic()
-            if self._stopped.is_set() or self.is_over or not (self.live or reason):
+            if self._stopped.is_set() or self.is_over:
                 return
             if count == 0:
                 yield Failure(self.name, f"{self.name} cannot be read: {reason or 'it has no frame'}")
+                return
+            if not (self.live or reason):
                 return
             lost = lost or (now, reason or "the stream ended")
             patience = self._reconnect if self.live else 0.0  # a recording would begin again

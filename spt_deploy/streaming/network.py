@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
-from spt_deploy.streaming.video import FrameClock, rate_of, unreadable, upright
+from spt_deploy.streaming.video import FrameClock, cut_short, declared_duration, rate_of, unreadable, upright
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -66,7 +66,7 @@ class NetworkStream(LiveSource):
         self._url = url
         self._silence = silence
 
-    def _arrivals(self) -> Iterator[Arrival]:
+    def _arrivals(self) -> Iterator[Arrival | Failure]:
         import av
         from av.video.reformatter import VideoReformatter
 
@@ -85,8 +85,9 @@ class NetworkStream(LiveSource):
             stream.thread_type = "AUTO" if container.duration else "SLICE"  # a thread a frame holds frames back
             self.live = not container.duration
             self.rate = rate_of(stream)
-            clock = None
+            clock, count, broken = None, 0, 0
             if container.duration:
+                duration = declared_duration(container, stream, self.rate)
                 clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=False)
             converter = VideoReformatter()
             packets = container.demux(stream)
@@ -98,15 +99,23 @@ class NetworkStream(LiveSource):
                     raise SourceError(self._reason(error, start, self._silence)) from error
                 waited = time.perf_counter() - start
                 if packet is None:
-                    return
+                    break
                 try:
                     frames: list[VideoFrame] = packet.decode()
                 except (av.FFmpegError, OSError):  # a packet that was damaged on its way; the next may be whole
+                    broken += 1
                     continue
+                count += len(frames)
                 for frame in frames:
                     shown = None if clock is None else float(clock.time_of(frame))
                     yield Arrival(waited, lambda f=frame: upright(f, converter), shown)  # type: ignore[misc]
                     waited = 0.0
+            if clock is None or not count:
+                return
+            if broken:
+                yield Failure(self.name, f"{self.name} is damaged: {unreadable(broken)}; the rest was used")
+            elif failure := cut_short(self.name, clock.end, duration, self.rate):
+                yield failure
 
     def _reason(self, error: Exception, start: float, limit: float) -> str:
         import av

@@ -59,7 +59,7 @@ class VideoFile(VideoSource):
             self._has_origin = not int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN
             self._total: int | None = stream.frames or None
             self._end: Fraction | None = None
-            duration = _declared_duration(container, stream, self.rate)
+            duration = declared_duration(container, stream, self.rate)
         if duration is not None:
             self._total = self._total or max(1, round(duration * self.rate))
             self._end = (start if self._has_origin else 0) * self.time_base + duration
@@ -95,9 +95,8 @@ class VideoFile(VideoSource):
                 return
         if not count:
             yield Failure(self.name, f"{self.name} is a video without frames")
-        elif self._end is not None and self._end - clock.end > _SLACK_FRAMES / self.rate:
-            at = f"{float(clock.end):.2f} s of {float(self._end):.2f} s"
-            yield Failure(self.name, f"{self.name} breaks off at {at}; the file is cut short or damaged")
+        elif failure := cut_short(self.name, clock.end, self._end, self.rate):
+            yield failure
 
 
 def upright(frame: VideoFrame, converter: VideoReformatter) -> Image:
@@ -121,6 +120,35 @@ def rate_of(stream: VideoStream) -> Fraction:
     """Frames a second on average, as far as the stream tells."""
     rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
     return Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
+
+
+def declared_duration(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """How long the video should be by its header, in seconds; None when the header does not say."""
+    if container.format.name == "avi" and stream.frames:
+        return stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
+    time_base = Fraction(stream.time_base or 0)
+    gives_the_end = container.format.name in _GIVE_THE_END
+    if stream.duration and not gives_the_end:
+        return stream.duration * time_base
+    if container.duration and len(container.streams) == 1:  # else it may be the sound that lasts
+        before = (stream.start_time or 0) * time_base if gives_the_end else 0
+        return max(Fraction(container.duration, 1_000_000) - before, Fraction(0)) or None
+    return None
+
+
+def cut_short(name: str, end: Fraction, declared: Fraction | None, rate: Fraction) -> Failure | None:
+    """The failure of a video that ends before it should; None of one that does not.
+
+    Args:
+        name: of the source.
+        end: when its last frame gave way, in seconds.
+        declared: when it should end; None where nobody says.
+        rate: frames a second.
+    """
+    if declared is None or declared - end <= _SLACK_FRAMES / rate:
+        return None
+    at = f"{float(end):.2f} s of {float(declared):.2f} s"
+    return Failure(name, f"{name} breaks off at {at}; the file is cut short or damaged")
 
 
 class FrameClock:
@@ -179,20 +207,6 @@ def _open(path: Path) -> InputContainer:
         container.close()
         raise SourceError(f"{path} is a video in a codec that FFmpeg cannot decode; convert it to H.264")
     return container
-
-
-def _declared_duration(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
-    """How long the video should be by its header, in seconds; None when the header does not say."""
-    if container.format.name == "avi" and stream.frames:
-        return stream.frames / rate  # FFmpeg shortens the duration of a file that was cut short, not the count
-    time_base = Fraction(stream.time_base or 0)
-    gives_the_end = container.format.name in _GIVE_THE_END
-    if stream.duration and not gives_the_end:
-        return stream.duration * time_base
-    if container.duration and len(container.streams) == 1:  # else it may be the sound that lasts
-        before = (stream.start_time or 0) * time_base if gives_the_end else 0
-        return max(Fraction(container.duration, 1_000_000) - before, Fraction(0)) or None
-    return None
 
 
 def _decoded(path: Path, container: InputContainer) -> Iterator[VideoFrame | Failure]:

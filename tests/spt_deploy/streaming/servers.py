@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import av
 import cv2
@@ -38,6 +41,21 @@ def http_server(connections: Sequence[Connection], content_type: str) -> Iterato
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/stream"
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[str]:
+    """Serve the files in ``folder``. Gives the address."""
+    handler = partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 MJPEG = "multipart/x-mixed-replace; boundary=frame"

@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,15 @@ from spt_deploy.streaming.summary import DECODE, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
 from spt_deploy.workflows.infer import infer
-from tests.spt_deploy.streaming.servers import MJPEG, Send, http_server, jpegs, rtsp_server, transport_stream
+from tests.spt_deploy.streaming.servers import (
+    MJPEG,
+    Send,
+    file_server,
+    http_server,
+    jpegs,
+    rtsp_server,
+    transport_stream,
+)
 from tests.spt_deploy.streaming.support import ColourRunner, lines_of, picture, write_video
 
 ALL = Sampling()
@@ -134,16 +141,8 @@ def test_rtsp_with_a_password_that_nobody_gets_to_see() -> None:
 
 @pytest.fixture
 def folder_server(tmp_path: Path) -> Iterator[str]:
-    handler = partial(_QuietHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    with file_server(tmp_path) as url:
+        yield url
 
 
 def test_a_file_that_lies_elsewhere_is_a_recording(folder_server: str, tmp_path: Path) -> None:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from spt_deploy.streaming import network
-from spt_deploy.streaming.frames import Failure, Sampling
+from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling
 from spt_deploy.streaming.network import NetworkStream
+from spt_deploy.streaming.video import VideoFile
+from tests.spt_deploy.streaming.servers import file_server
+from tests.spt_deploy.streaming.support import write_video
+
+
+def told(items: Iterator[Frame | Gap | Failure], name: str) -> tuple[int, list[str]]:
+    """How many frames there are, and what is wrong, with the source's name left out."""
+    found = list(items)
+    reasons = [item.reason.replace(name, "") for item in found if isinstance(item, Failure)]
+    return sum(isinstance(item, Frame) for item in found), reasons
+
+
+def served(path: Path) -> tuple[int, list[str]]:
+    """See ``told``: of a file that lies elsewhere."""
+    with file_server(path.parent) as url:
+        return told(NetworkStream(f"{url}/{path.name}", reconnect=0).frames(Sampling()), f"{url}/{path.name}")
 
 
 def test_a_server_that_takes_the_call_and_says_nothing_is_said_to_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +36,35 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_said_to_be_silent(monk
         (failure,) = NetworkStream(url, reconnect=60).frames(Sampling())
     assert isinstance(failure, Failure)
     assert failure.reason == f"{url} cannot be read: nothing came for 0.3 s"
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "v.mp4", range(0, 8000, 40), container_options={"movflags": "faststart"}, g=10)
+
+
+@pytest.mark.parametrize("share", [0.75, 1.0])
+def test_a_recording_that_lies_elsewhere_and_was_cut_short_fails_as_a_file_does(share: float, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mkv", range(0, 8000, 40))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    count, reasons = told(VideoFile(path).frames(Sampling()), str(path))
+    assert served(path) == (count, reasons)
+    assert (count == 200, bool(reasons)) == (share == 1, share < 1)
+
+
+def test_a_recording_that_lies_elsewhere_with_damaged_packets_fails_at_its_end(video: Path) -> None:
+    data = bytearray(video.read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+    data[middle : middle + 200] = b"\xff" * 200
+    video.write_bytes(data)
+    count, (reason,) = served(video)
+    assert 100 < count < 200
+    assert "unreadable; the rest was used" in reason
+
+
+def test_a_recording_that_lies_elsewhere_without_a_frame_is_a_failure(video: Path) -> None:
+    data = video.read_bytes()
+    start = data.index(b"mdat") + 4
+    video.write_bytes(data[:start] + b"\xaa" * (len(data) - start))
+    assert served(video) == (0, [" cannot be read: it has no frame"])
