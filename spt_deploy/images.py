@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,35 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(
+    folder: Path, locked: list[OSError] | None = None, is_left_out: Callable[[Path], bool] | None = None
+) -> list[Path]:
     """The images in ``folder`` and the folders below it, sorted by path; hidden files and folders are passed over.
+
+    Args:
+        folder: to look in.
+        locked: why a folder below may not be read is added here, and the others are searched; None refuses it.
+        is_left_out: of a folder below, whether to pass over it too.
 
     Raises:
         SourceError: when there is none, or none that may be read.
     """
-    found = []
-    locked: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=locked.append):
+    found: list[Path] = []
+    errors: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if is_left_out:
+            folders[:] = [name for name in folders if not is_left_out(Path(parent, name))]
         found += [path for path in (Path(parent, name) for name in names) if is_image_name(path)]
-    if not found and locked:
-        raise SourceError(f"folder {locked[0].filename} cannot be read: {locked[0].strerror}") from locked[0]
+    if errors and (locked is None or not found):
+        raise SourceError(f"folder {errors[0].filename} cannot be read: {errors[0].strerror}") from errors[0]
     if not found:
         raise SourceError(
             f"folder {folder} has no images; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, "
             f"in it or in the folders below"
         )
+    if locked is not None:
+        locked += errors
     return sorted(found)
 
 

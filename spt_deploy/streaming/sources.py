@@ -11,9 +11,12 @@ from pathlib import Path
 
 from spt_deploy.errors import SourceError
 from spt_deploy.images import find_images, is_image_name, read_image
+from spt_deploy.streaming.annotations import ANNOTATED_IMAGES
+from spt_deploy.streaming.crops import CROPS
 from spt_deploy.streaming.frames import Failure, Frame, ImageSource, Sampling, Source
 from spt_deploy.streaming.live import RECONNECT, Camera
 from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url
+from spt_deploy.streaming.resume import BEGUN, PREDICTIONS
 from spt_deploy.streaming.video import VideoFile
 
 
@@ -46,7 +49,10 @@ class Images(ImageSource):
 
 
 class Unreadable(Source):
-    """A file that is there and is neither an image nor a video: it fails in its turn, after the good ones before it."""
+    """What is there and cannot be read, such as a file that is neither an image nor a video.
+
+    It fails in its turn, after the good ones before it.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name)
@@ -64,7 +70,8 @@ def open_sources(
 ) -> list[Source]:
     """The sources that ``names`` mean, in their order.
 
-    A folder means the images in it and in the folders below, sorted by path; a glob (``*``, ``?``, ``[...]``, ``**``
+    A folder means the images in it and in the folders below, sorted by path, without those that an earlier run wrote;
+    a glob (``*``, ``?``, ``[...]``, ``**``
     for folders at any depth) means its matches, sorted, the images among them being one source; a text file
     (``.txt``) means what its lines name, relative to its folder; a number means that camera; an address (``rtsp://``,
     ``http://`` and so on) the stream there; ``-`` what is written into standard input. What is there and cannot be
@@ -90,7 +97,7 @@ def open_sources(
         path = Path(name)
         _look_up(path)
         if path.is_dir():
-            sources.append(Images(str(name), find_images(path), path))
+            sources += _folder(str(name), path)
         elif path.is_char_device():
             sources.append(Camera(str(name), reconnect))
         elif path.exists() and path.suffix.lower() == ".txt":
@@ -117,6 +124,20 @@ def _look_up(path: Path) -> None:
         return
     except OSError as error:
         raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _folder(name: str, path: Path) -> list[Source]:
+    locked: list[OSError] = []
+    images = Images(name, find_images(path, locked, _is_written_by_a_run), path)
+    return [
+        images,
+        *(Unreadable(str(e.filename), f"folder {e.filename} cannot be read: {e.strerror}") for e in locked),
+    ]
+
+
+def _is_written_by_a_run(folder: Path) -> bool:
+    is_run = any((folder.parent / name).exists() for name in (PREDICTIONS, BEGUN))
+    return is_run and folder.name in (ANNOTATED_IMAGES, CROPS)
 
 
 def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[Source]:

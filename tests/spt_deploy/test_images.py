@@ -131,3 +131,24 @@ def test_a_folder_that_may_not_be_read_is_said_to_be_that_and_not_to_be_empty(
     monkeypatch.setattr(os, "scandir", locked)  # root may read anything
     with pytest.raises(SourceError, match=f"folder {tmp_path} cannot be read: Permission denied"):
         find_images(tmp_path)
+
+
+def test_a_folder_below_that_may_not_be_read_is_refused_unless_somebody_notes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x.png", "b/y.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    real = os.scandir
+
+    def locked(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read anything
+    with pytest.raises(SourceError, match=f"folder {tmp_path}/b cannot be read: Permission denied"):
+        find_images(tmp_path)
+    noted: list[OSError] = []
+    assert find_images(tmp_path, noted) == [tmp_path / "a/x.png"]
+    assert [error.filename for error in noted] == [str(tmp_path / "b")]

@@ -52,6 +52,41 @@ def test_a_folder_is_its_images_at_any_depth_and_a_broken_one_fails_in_its_place
     assert read([source]) == ["in/a.jpg", "in/b.png", "!in/broken.png", "in/sub/c.png"]
 
 
+@pytest.mark.parametrize("sign", ["predictions.jsonl", ".infer.json"])
+def test_what_an_earlier_run_wrote_is_no_input(sign: str, folder: Path) -> None:
+    for out in ("in", "in/sub"):
+        Path(out, sign).touch()
+        write_image(Path(out, "annotated/deeper/a.jpg"))
+        write_image(Path(out, "crops/car/a.jpg"))
+    write_image(folder / "in/other/annotated/d.jpg")
+    assert read(open_sources(["in"])) == [
+        "in/a.jpg",
+        "in/b.png",
+        "!in/broken.png",
+        "in/other/annotated/d.jpg",
+        "in/sub/c.png",
+    ]
+    assert read(open_sources(["in/crops"])) == ["in/crops/car/a.jpg"]
+
+
+def test_a_folder_that_may_not_be_read_fails_after_those_that_may(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def locked(path: str) -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may read anything
+    sources = open_sources(["in"])
+    assert read(sources) == ["in/a.jpg", "in/b.png", "!in/broken.png", "!in/sub"]
+    (failure,) = sources[1].frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert failure.reason == "folder in/sub cannot be read: Permission denied"
+
+
 def test_a_glob_is_its_matches_and_keeps_videos_apart(folder: Path) -> None:
     assert read(open_sources(["in/*.png"])) == ["in/b.png", "!in/broken.png"]
     assert read(open_sources(["in/**/*.png"])) == ["in/b.png", "!in/broken.png", "in/sub/c.png"]
