@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from spt_deploy.streaming.live import RECONNECT, Camera
 from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url
 from spt_deploy.streaming.resume import BEGUN, PREDICTIONS
 from spt_deploy.streaming.video import VideoFile
+
+_ANY_DEPTH = re.compile(r"(?:^|(?<=/))\*\*(?:/+|$)")  # ** as the whole name of a folder
 
 
 class Images(ImageSource):
@@ -70,12 +73,12 @@ def open_sources(
 ) -> list[Source]:
     """The sources that ``names`` mean, in their order.
 
-    A folder means the images in it and in the folders below, sorted by path, without those that an earlier run wrote;
-    a glob (``*``, ``?``, ``[...]``, ``**``
-    for folders at any depth) means its matches, sorted, the images among them being one source; a text file
-    (``.txt``) means what its lines name, relative to its folder; a number means that camera; an address (``rtsp://``,
-    ``http://`` and so on) the stream there; ``-`` what is written into standard input. What is there and cannot be
-    read becomes a source that yields a Failure, so that one bad file does not stop the others.
+    A folder means the images in it and in the folders below, sorted by path, without those that an earlier run wrote; a
+    glob (``*``, ``?``, ``[...]``, ``**`` for folders at any depth, links to folders left out) means its matches,
+    sorted, the images among them being one source; a text file (``.txt``) means what its lines name, relative to its
+    folder; a number means that camera; an address (``rtsp://``, ``http://`` and so on) the stream there; ``-`` what is
+    written into standard input. What is there and cannot be read becomes a source that yields a Failure, so that one
+    bad file does not stop the others.
 
     Args:
         names: as the user gives them.
@@ -143,7 +146,7 @@ def _is_written_by_a_run(folder: Path) -> bool:
 def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[Source]:
     """What the lines of a text file name; images that follow each other are one source."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # Windows' editors mark it
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     lines = [line.strip() for line in text.splitlines()]
@@ -170,6 +173,8 @@ def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[S
             if inside.is_file() and is_image_name(inside):
                 images.append(inside)
                 continue
+            if glob.has_magic(name) and not inside.exists():
+                inside = Path(glob.escape(str(path.parent)), name)
         together()
         is_path = not (is_url(name) or name.isdecimal() or name == "-")
         try:
@@ -181,8 +186,7 @@ def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[S
 
 
 def _matches(pattern: str) -> list[Source]:
-    names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern, as users write
-    paths = [path for path in map(Path, sorted(names)) if path.is_file()]
+    paths = [path for path in sorted(set(map(Path, _expanded(pattern))), key=str) if path.is_file()]
     if not paths:
         raise SourceError(f"no file matches {pattern}; quote a glob, so that the shell leaves it alone")
     images = [path for path in paths if is_image_name(path)]
@@ -190,6 +194,18 @@ def _matches(pattern: str) -> list[Source]:
     if images:
         sources.insert(0, Images(pattern, images, _root(pattern)))
     return sources
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """What a pattern matches, perhaps twice; ``**`` goes through no link, which may lead back up."""
+    before, *rest = _ANY_DEPTH.split(pattern, maxsplit=1)
+    if not rest:
+        yield from glob.glob(pattern)  # noqa: PTH207 - Path.glob takes no absolute pattern, as users write
+        return
+    for base in glob.glob(before) if before else [""]:  # noqa: PTH207
+        for parent, folders, _ in os.walk(base or "."):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _expanded(os.path.join(glob.escape(parent), rest[0] or "*"))  # noqa: PTH118 - after text
 
 
 def _root(pattern: str) -> Path:

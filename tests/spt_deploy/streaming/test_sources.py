@@ -95,6 +95,23 @@ def test_a_glob_is_its_matches_and_keeps_videos_apart(folder: Path) -> None:
     assert read(sources) == ["in/a.jpg", "in/b.png", "in/v.mp4", "in/v.mp4"]
 
 
+def test_a_glob_of_any_depth_is_not_lost_in_links_that_lead_back_up(folder: Path) -> None:
+    for name in ("in/loop", "in/sub/loop"):  # two are enough for more paths than anybody can count
+        Path(name).symlink_to(folder)
+    found = ["in/b.png", "!in/broken.png", "in/sub/c.png"]
+    assert read(open_sources(["in/**/*.png"])) == read(open_sources(["**/*.png"])) == found
+    assert read(open_sources(["**/sub/**"])) == read(open_sources(["i*/sub/**/**/*.png"])) == ["in/sub/c.png"]
+    absolute = read(open_sources([f"{folder}/**/*.png"]))
+    assert [name.replace(f"{folder}/", "") for name in absolute] == found
+
+
+def test_a_list_may_begin_with_a_mark_and_lie_in_a_folder_whose_name_is_a_glob(folder: Path) -> None:
+    write_image(folder / "g[1]/a.jpg")
+    listed = folder / "g[1]/sources.txt"
+    listed.write_text("# what follows\na.jpg\n*.jpg\n", encoding="utf-8-sig")
+    assert read(open_sources(["g[1]/sources.txt"])) == ["g[1]/a.jpg", "g[1]/a.jpg"]
+
+
 def test_a_file_whose_name_is_a_glob_is_that_file(folder: Path) -> None:
     write_image(folder / "in/[1].png")
     assert read(open_sources(["in/[1].png"])) == ["in/[1].png"]
