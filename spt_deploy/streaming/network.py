@@ -53,6 +53,8 @@ def without_password(url: str) -> str:
 class NetworkStream(LiveSource):
     """What an address gives: live, unless it states how long it lasts; then it is a file that lies elsewhere.
 
+    So is a transport stream that states its size: how long one lasts it never does.
+
     RTSP comes over TCP, which loses no packets.
 
     Args:
@@ -82,11 +84,11 @@ class NetworkStream(LiveSource):
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise SourceError("there is no video in it that FFmpeg can decode")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO" if container.duration else "SLICE"  # a thread a frame holds frames back
-            self.live = not container.duration
+            self.live = not (container.duration or _is_whole(container))
+            stream.thread_type = "SLICE" if self.live else "AUTO"  # a thread a frame holds frames back
             self.rate = rate_of(stream)
             clock, count, broken = None, 0, 0
-            if container.duration:
+            if not self.live:
                 duration = declared_duration(container, stream, self.rate)
                 clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=False)
             converter = VideoReformatter()
@@ -128,6 +130,11 @@ class NetworkStream(LiveSource):
             return f"there is no host {host}"
         text = getattr(error, "strerror", None) or str(error)
         return text.replace(self._url, self.name)
+
+
+def _is_whole(container: InputContainer) -> bool:
+    """Whether it is a transport stream of a known size: how long it lasts is written nowhere in it."""
+    return container.format.name == "mpegts" and container.size > 0
 
 
 def _is_known(host: str) -> bool:

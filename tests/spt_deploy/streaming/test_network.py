@@ -12,7 +12,7 @@ from spt_deploy.streaming import network
 from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling
 from spt_deploy.streaming.network import NetworkStream
 from spt_deploy.streaming.video import VideoFile
-from tests.spt_deploy.streaming.servers import file_server
+from tests.spt_deploy.streaming.servers import file_server, transport_stream
 from tests.spt_deploy.streaming.support import write_video
 
 
@@ -68,3 +68,11 @@ def test_a_recording_that_lies_elsewhere_without_a_frame_is_a_failure(video: Pat
     start = data.index(b"mdat") + 4
     video.write_bytes(data[:start] + b"\xaa" * (len(data) - start))
     assert served(video) == (0, [" cannot be read: it has no frame"])
+
+
+def test_a_transport_stream_of_a_known_size_is_a_recording_and_does_not_begin_again(tmp_path: Path) -> None:
+    (tmp_path / "v.ts").write_bytes(transport_stream(30))
+    with file_server(tmp_path) as url:
+        source = NetworkStream(f"{url}/v.ts", reconnect=60)
+        assert told(source.frames(Sampling(max_frames=50)), source.name) == (30, [])
+    assert not source.live
