@@ -170,16 +170,16 @@ class FrameClock:
         self._shown_for = 0
 
     def time_of(self, frame: VideoFrame) -> Fraction:
-        """Of the next frame, in seconds: without a timestamp it follows the last one at the nominal rate, and with one
-        that is not later than the last one's by one tick.
-        """
+        """Of the next frame, in seconds; without a usable timestamp it follows the last one at the nominal rate."""
         next_ticks = 0 if self._last is None else self._last + self._interval
         if self._origin is None and frame.pts is not None:
             # Not the start that the header declares, for frames may come before it, and no player shows them before 0.
             self._origin = 0 if self._has_origin and frame.pts >= 0 else frame.pts - next_ticks
         ticks = next_ticks if frame.pts is None or self._origin is None else frame.pts - self._origin
         if self._last is not None and ticks <= self._last:
-            ticks = self._last + 1  # no more, for the next may have its own time again
+            # A doubled timestamp takes the least there is, for the next frame has its own again; a clock that was set
+            # back, as where two recordings were joined, is not to be waited for.
+            ticks = self._last + 1 if self._last - ticks < self._interval else next_ticks
         self._last = ticks
         self._shown_for = frame.duration or self._interval
         return self._last * self._time_base

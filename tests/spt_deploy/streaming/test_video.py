@@ -79,9 +79,10 @@ def test_the_clock_of_a_transport_stream_starts_at_its_first_frame(tmp_path: Pat
         (True, [-80, -40, 0], [0, 40, 80]),  # no player shows a frame before 0
         (False, [9000, 9040], [0, 40]),
         (False, [None, 9000, 9055], [0, 40, 95]),
-        (True, [None, 40, None, 30, 200], [0, 40, 80, 81, 200]),
+        (True, [None, 40, None, 30, 200], [0, 40, 80, 120, 200]),
         (True, [0, 0, 0, 500], [0, 1, 2, 500]),
         (True, [0, 40, 40, 80, 120], [0, 40, 41, 80, 120]),  # two of one time, and the later ones where they belong
+        (True, [0, 40, 0, 40, 80], [0, 40, 80, 120, 160]),  # two recordings that were joined
     ],
     ids=str,
 )
