@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,26 +90,29 @@ def command(
     The run's folder gets report.md, to be read first, best.pt and last.pt, curves.png, samples/, metrics.jsonl and
     config.json. On several GPUs: torchrun --nproc-per-node 4 -m spt_deploy train DATA ...
     """
+    from spt_deploy.training.claim import new_run_folder
     from spt_deploy.training.config import TrainConfig
     from spt_deploy.training.ranks import is_main_process
     from spt_deploy.training.report import Reports
-    from spt_deploy.training.run_folder import new_run_folder, newest_run_folder
+    from spt_deploy.training.run_folder import newest_run_folder
     from spt_deploy.workflows.train import resumed_config, train
 
     if resume and overwrite:
         raise UsageError("--resume goes on with a run and --overwrite replaces it; give one of them")
-    if resume:
-        given = {k: v for k, v in options.items() if ctx.get_parameter_source(k) is not ParameterSource.DEFAULT}
-        if out is None:
-            out = newest_run_folder()
-            if is_main_process():
-                status(f"going on with {out}: the newest run")
-        config = resumed_config(out, given if data is None else given | {"data": data})
-    elif data is None:
-        raise UsageError("DATA is missing; name the folder of a data set")
-    else:
-        config = TrainConfig(data=data, out=out or new_run_folder(data, options["model"]), **options)
-    result = train(config, resume=resume, overwrite=overwrite, reports=Reports(status, progress))
+    with ExitStack() as stack:
+        if resume:
+            given = {k: v for k, v in options.items() if ctx.get_parameter_source(k) is not ParameterSource.DEFAULT}
+            if out is None:
+                out = newest_run_folder()
+                if is_main_process():
+                    status(f"going on with {out}: the newest run")
+            config = resumed_config(out, given if data is None else given | {"data": data})
+        elif data is None:
+            raise UsageError("DATA is missing; name the folder of a data set")
+        else:
+            out = out or stack.enter_context(new_run_folder(data, options["model"]))
+            config = TrainConfig(data=data, out=out, **options)
+        result = train(config, resume=resume, overwrite=overwrite, reports=Reports(status, progress))
     if is_main_process():
         _print_result(result, config.epochs)
     if result.interrupted:

@@ -18,11 +18,10 @@ from spt_deploy.atomic import finite, write_json, write_text
 from spt_deploy.errors import ArtefactError, InputError, UsageError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.claim import RUNS
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.loop import Trainer
 from spt_deploy.version import __version__
-
-RUNS = Path("runs")
 
 
 @dataclass
@@ -181,16 +180,6 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def new_run_folder(data: Path, model: str) -> Path:
-    """A free name under ``runs/``: ``runs/DATA-MODEL``, or with ``-2``, ``-3`` behind it."""
-    name = f"{data.resolve().name or 'train'}-{model}"
-    number, folder = 1, RUNS / name
-    while folder.exists():
-        number += 1
-        folder = RUNS / f"{name}-{number}"
-    return folder
 
 
 def newest_run_folder() -> Path:

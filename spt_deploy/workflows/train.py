@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.augment import Augmentation
+from spt_deploy.training.claim import only_run_in
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import CACHE_BYTES, Broken, DataSet, Samples
 from spt_deploy.training.formats import read_data
@@ -71,7 +73,8 @@ def train(
         reports: takes what people read meanwhile; None keeps quiet.
 
     Raises:
-        UsageError: when an argument cannot be meant, or differs from the run that is resumed.
+        UsageError: when an argument cannot be meant or differs from the run that is resumed, or another run trains in
+            ``config.out``.
         InputError: when the data set or the checkpoint cannot be used.
         ResultError: when the loss is no finite number, or another process of the run has ended.
         RuntimeMissingError: when the device is not there, or the model cannot be compiled.
@@ -82,7 +85,8 @@ def train(
         reports = reports if reports is not None and ranks.is_main else Reports()
         # A free name for the folder is the main process's to choose: the others may look when it is there already.
         config = replace(config, out=ranks.of_main(config.out))
-        return _train(config, device, ranks, reports, resume=resume, overwrite=overwrite)
+        with only_run_in(config.out) if ranks.is_main else nullcontext():
+            return _train(config, device, ranks, reports, resume=resume, overwrite=overwrite)
 
 
 def _train(
