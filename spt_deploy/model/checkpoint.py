@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from spt_deploy.version import __version__
 
 FORMAT = "spt-deploy/1"
 SUFFIXES = (".pt", ".pth", ".safetensors")
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # what Hugging Face writes
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ def load_weights_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         ArtefactError: when there is no such file, it is no weights file, or it would have to run code to load.
     """
+    if path.is_dir():
+        inside = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
+        remedy = (
+            f"give the file in it: {inside}" if inside else f"give the file of weights in it ({', '.join(SUFFIXES)})"
+        )
+        raise ArtefactError(f"{path} is a folder; {remedy}")
     if not path.is_file():
         raise ArtefactError(f"there is no file {path}; give a checkpoint that exists ({', '.join(SUFFIXES)})")
     try:
@@ -116,10 +124,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that this toolkit wrote.
 
     Raises:
-        ArtefactError: when the file is none; weights of other tools go through ``spt-deploy convert`` first.
+        ArtefactError: when the file is none, or its weights are no finite numbers; weights of other tools go through
+            ``spt-deploy convert`` first.
     """
     content, header = load_weights_file(path)
     if METADATA_KEY in header:
+        check_finite(content, str(path))
         return Checkpoint(ModelFacts.from_json(header[METADATA_KEY], str(path)), content)
     if content.get("format") != FORMAT:
         raise ArtefactError(
@@ -129,7 +139,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights = content.get("weights")
     if not isinstance(weights, dict):
         raise ArtefactError(f"{path} holds no weights; write the checkpoint again with spt-deploy train or convert")
+    check_finite(weights, str(path))
     return Checkpoint(facts, weights, content.get("training", {}))
+
+
+def check_finite(weights: Mapping[str, Any], where: str, names: Mapping[str, str] | None = None) -> None:
+    """Whether weights are numbers.
+
+    Args:
+        weights: tensors by name; what is no tensor is passed over.
+        where: names the file in errors.
+        names: the file's own name of each, where it is another.
+
+    Raises:
+        ArtefactError: when one holds NaN or infinities.
+    """
+    for name, tensor in weights.items():
+        if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+            raise ArtefactError(
+                f"{where}: {(names or {}).get(name, name)} holds {int((~torch.isfinite(tensor)).sum())} values of "
+                f"{tensor.numel()} that are no finite numbers; every answer would be wrong, so give weights of a run "
+                "that went well"
+            )
 
 
 def _is_pickle_or_zip(path: Path) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spt_deploy.config import MODEL_NAMES, BackboneConfig, ModelConfig
 from spt_deploy.errors import ArtefactError
-from spt_deploy.model.checkpoint import load_weights_file
+from spt_deploy.model.checkpoint import check_finite, load_weights_file
 from spt_deploy.model.network import SptModel
 from spt_deploy.model.swin_keys import NamedWeights, Scheme, rename
 
@@ -68,10 +68,13 @@ def read_swin_weights(path: Path) -> NamedWeights:
     """The Swin weights in a ``.pth``, ``.pt`` or ``.safetensors`` file, under our names.
 
     Raises:
-        ArtefactError: when the file cannot be read without running code from it, or holds no Swin weights.
+        ArtefactError: when the file cannot be read without running code from it, holds no Swin weights, or one of them
+            is no finite number.
     """
     content, _ = load_weights_file(path)
-    return rename(content, str(path))
+    named = rename(content, str(path))
+    check_finite(named.weights, named.where, named.names)
+    return named
 
 
 def class_count(named: NamedWeights) -> int | None:

@@ -54,6 +54,19 @@ def test_training_state_comes_back_from_pt(tmp_path: Path) -> None:
     assert load_checkpoint(path).training == state
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused_and_named(tmp_path: Path, suffix: str, bad: float) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.get_parameter("backbone.patch_embed.norm.bias")[1] = bad
+    path = tmp_path / f"bad{suffix}"
+    save_checkpoint(path, model, PREPROCESSING)
+    with pytest.raises(ArtefactError, match=r"bad\.\w+: backbone\.patch_embed\.norm\.bias holds 1 values of") as error:
+        load_checkpoint(path)
+    one_sentence(error)
+
+
 def test_sha256_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
@@ -119,8 +132,8 @@ def test_any_bytes_are_refused_as_an_artefact(tmp_path: Path, start: bytes, rest
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(ArtefactError, match="there is no file") as caught:
+    for path, message in ((tmp_path / "none.pt", "there is no file"), (tmp_path, "is a folder; give the file")):
+        with pytest.raises(ArtefactError, match=message) as caught:
             load_checkpoint(path)
         one_sentence(caught)
 

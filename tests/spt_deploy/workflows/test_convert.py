@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,6 +166,31 @@ def test_weights_of_another_size_write_nothing(tmp_path: Path, weights: Path, mo
     with pytest.raises(ArtefactError, match=f"look like swin_micro .* not {model}"):
         convert(weights, model=model, output=output)
     assert not output.parent.exists()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_weight_that_is_no_number_is_named_as_the_file_names_it(
+    tmp_path: Path, theirs: SwinForImageClassification, scheme: str
+) -> None:
+    state = written_as(scheme, theirs)
+    key = next(key for key in state if re.search(r"(qkv|key|k_proj)\.bias$", key))
+    state[key] = torch.full_like(state[key], torch.nan)
+    path, output = tmp_path / "bad.pth", tmp_path / "out.pt"
+    torch.save(state, path)
+    with pytest.raises(ArtefactError, match=rf"bad\.pth: .*{re.escape(key)}.* no finite numbers"):
+        convert(path, output=output)
+    assert not output.exists()
+
+
+def test_the_file_in_a_folder_is_named(tmp_path: Path, weights: Path) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    with pytest.raises(ArtefactError, match="hub is a folder; give the file of weights in it"):
+        convert(folder, output=tmp_path / "out.pt")
+    weights.rename(folder / "pytorch_model.bin")
+    with pytest.raises(ArtefactError, match=r"hub is a folder; give the file in it: .*hub/pytorch_model\.bin"):
+        convert(folder, output=tmp_path / "out.pt")
+    assert convert(folder / "pytorch_model.bin", output=tmp_path / "out.pt").path.is_file()
 
 
 def test_class_names_are_the_lines_of_a_file_that_hold_anything(tmp_path: Path) -> None:
