@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ MAX_BROKEN = 0.05  # share of a split's images that may be broken, where nobody 
 
 class AnnotationError(Exception):
     """What is wrong with one annotation; becomes a `Broken`."""
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """The file of a split, and the folders its images may lie in."""
+
+    path: Path
+    image_folders: tuple[Path, ...]
 
 
 @dataclass
@@ -157,6 +165,14 @@ def numbers(values: Any, count: int, what: str) -> tuple[float, ...]:
 def first_file(folders: Sequence[Path], name: str) -> Path | None:
     """``name`` in the first of the folders that has it."""
     return next((path for path in (folder / name for folder in folders) if path.is_file()), None)
+
+
+def half_of(found: Mapping[str, SplitFile], folder: Path) -> str | None:
+    """``has FILE and no such file for val``, where one split was found and the other not."""
+    if len(found) != 1:
+        return None
+    ((split, file),) = found.items()
+    return f"has {file.path.relative_to(folder)} and no such file for {'val' if split == 'train' else 'train'}"
 
 
 def checked(data: DataSet, folder: Path) -> DataSet:

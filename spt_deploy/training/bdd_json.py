@@ -14,7 +14,6 @@ or found. The images' size is not in the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from spt_deploy.training.annotations import (
     AnnotationError,
     LeftOut,
     ObjectList,
+    SplitFile,
     checked,
     first_file,
+    half_of,
     load_json,
     numbers,
 )
@@ -52,6 +53,7 @@ CLASSES_2018 = ("person", "rider", "car", "truck", "bus", "train", "motor", "bik
 # What 2020's files name besides, and the class whose detections there are not held against a detector.
 IGNORED = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 
+_SPLITS = ("train", "val")
 _FILES = (
     "labels/det_20/det_{}.json",
     "labels/bdd100k_labels_images_{}.json",
@@ -62,30 +64,21 @@ _FILES = (
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
-@dataclass(frozen=True)
-class SplitFile:
-    """The JSON file of a split, and the folders its images may lie in."""
-
-    path: Path
-    image_folders: tuple[Path, ...]
-
-
 def find(folder: Path) -> dict[str, SplitFile]:
     """The files of ``train`` and ``val``; empty where ``folder`` has not both."""
-    found: dict[str, SplitFile] = {}
-    for split in ("train", "val"):
-        path = next((p for name in _FILES if (p := folder / name.format(split)).is_file()), None)
-        if path is None:
-            return {}
-        images = folder / "images"
-        found[split] = SplitFile(path, (images / "100k" / split, images / split, images))
-    return found
+    found = _found(folder)
+    return found if len(found) == len(_SPLITS) else {}
 
 
 def found_text(folder: Path) -> str | None:
     """What of the format is in ``folder``; None where it is not this format."""
     files = find(folder)
     return " and ".join(str(f.path.relative_to(folder)) for f in files.values()) if files else None
+
+
+def half_text(folder: Path) -> str | None:
+    """What ``folder`` has of the format and what it lacks; None where it has nothing or all."""
+    return half_of(_found(folder), folder)
 
 
 def read(folder: Path, max_broken: float) -> DataSet:
@@ -96,7 +89,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     """
     files = find(folder)
     if not files:
-        raise InputError(f"{folder} has no BDD100K labels; looked for {LOOKS_FOR}")
+        raise InputError(f"{folder} {half_text(folder) or 'has no BDD100K labels'}; looked for {LOOKS_FOR}")
     entries = {split: _load(file.path) for split, file in files.items()}
     class_names = _class_names(entries)
     indices = {name: index for index, name in enumerate(class_names)}
@@ -116,6 +109,16 @@ def read(folder: Path, max_broken: float) -> DataSet:
         broken=tuple(broken),
     )
     return checked(data, folder)
+
+
+def _found(folder: Path) -> dict[str, SplitFile]:
+    found: dict[str, SplitFile] = {}
+    images = folder / "images"
+    for split in _SPLITS:
+        path = next((p for name in _FILES if (p := folder / name.format(split)).is_file()), None)
+        if path is not None:
+            found[split] = SplitFile(path, (images / "100k" / split, images / split, images))
+    return found
 
 
 def _load(path: Path) -> list[Any]:

@@ -16,7 +16,6 @@ be missing. Where the files lie:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,10 @@ from spt_deploy.training.annotations import (
     AnnotationError,
     LeftOut,
     ObjectList,
+    SplitFile,
     checked,
     first_file,
+    half_of,
     load_json,
     numbers,
 )
@@ -44,24 +45,21 @@ _TRIANGLE = 6  # numbers
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # the first that is there
 
 
-@dataclass(frozen=True)
-class SplitFile:
-    """The JSON file of a split, and the folders its images may lie in."""
-
-    path: Path
-    image_folders: tuple[Path, ...]
-
-
 def find(folder: Path) -> dict[str, SplitFile]:
     """The files of ``train`` and ``val``; empty where ``folder`` has not both."""
-    found = {split: _find_split(folder, names) for split, names in _NAMES.items()}
-    return {split: file for split, file in found.items() if file} if all(found.values()) else {}
+    found = _found(folder)
+    return found if len(found) == len(_NAMES) else {}
 
 
 def found_text(folder: Path) -> str | None:
     """What of the format is in ``folder``; None where it is not this format."""
     files = find(folder)
     return " and ".join(str(f.path.relative_to(folder)) for f in files.values()) if files else None
+
+
+def half_text(folder: Path) -> str | None:
+    """What ``folder`` has of the format and what it lacks; None where it has nothing or all."""
+    return half_of(_found(folder), folder)
 
 
 def read(folder: Path, max_broken: float) -> DataSet:
@@ -73,7 +71,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     """
     files = find(folder)
     if not files:
-        raise InputError(f"{folder} has no COCO JSON files; looked for {LOOKS_FOR}")
+        raise InputError(f"{folder} {half_text(folder) or 'has no COCO JSON files'}; looked for {LOOKS_FOR}")
     contents = {split: _load(file.path) for split, file in files.items()}
     names = _categories(files["train"].path, contents["train"])
     other = _categories(files["val"].path, contents["val"])
@@ -102,6 +100,11 @@ def read(folder: Path, max_broken: float) -> DataSet:
         broken=tuple(broken),
     )
     return checked(data, folder)
+
+
+def _found(folder: Path) -> dict[str, SplitFile]:
+    found = {split: _find_split(folder, names) for split, names in _NAMES.items()}
+    return {split: file for split, file in found.items() if file is not None}
 
 
 def _find_split(folder: Path, names: tuple[str, ...]) -> SplitFile | None:

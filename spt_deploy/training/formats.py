@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spt_deploy.config import Task
 from spt_deploy.errors import InputError, UsageError
-from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
+from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.training.annotations import MAX_BROKEN
 from spt_deploy.training.dataset import DataSet
 
@@ -26,6 +26,7 @@ class Format:
         looks_for: what makes a folder one.
         found_text: what of it is in a folder; None where the folder is another.
         read: makes a `DataSet` of a folder, with the share of its images that may be broken.
+        half_text: what a folder has of it and what it lacks; None where it has nothing or all, or its reader says it.
         has_objects: whether it says what lies where; without, an image has one class.
     """
 
@@ -33,11 +34,12 @@ class Format:
     looks_for: str
     found_text: Callable[[Path], str | None]
     read: Callable[[Path, float], DataSet]
+    half_text: Callable[[Path], str | None] = lambda folder: None
     has_objects: bool = True
 
 
 FORMATS: dict[str, Format] = {
-    **{m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read) for m in (coco_json, voc_xml, bdd_json)},
+    **{m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read, m.half_text) for m in (coco_json, voc_xml, bdd_json)},
     image_folder.NAME: Format(
         image_folder.TITLE,
         image_folder.LOOKS_FOR,
@@ -90,7 +92,9 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         if format not in FORMATS:
             raise UsageError(f"format is {format!r}; known are {', '.join(FORMATS)}")
         return format, "as --format says"
+    _refuse_yolo(folder, yolo.label_folder(folder))
     if not folder.is_dir():
+        _refuse_yolo(folder, yolo.yaml_file(folder))
         raise InputError(f"there is no folder {folder}; name the folder of a data set")
     found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
     if len(found) > 1:
@@ -98,7 +102,25 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         raise UsageError(f"{folder} could be {several}; say which with --format")
     if found:
         return next(iter(found.items()))
+    _refuse_yolo(folder, yolo.yaml_file(folder))
+    for f in FORMATS.values():
+        half = f.half_text(folder)
+        if half is not None:
+            raise InputError(f"{folder} {half}, which makes half of {f.title}; looked for {f.looks_for}")
     if any((folder / split).is_dir() for split in image_folder.SPLITS):
         return image_folder.NAME, "train/ or val/"  # its reader says what is missing
     looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
     raise InputError(f"{folder} is no data set of a known format; looked for {looked}")
+
+
+def _refuse_yolo(given: Path, what: Path | None) -> None:
+    """An error where something of YOLO's was found.
+
+    Raises:
+        InputError: see there.
+    """
+    if what is not None:
+        raise InputError(
+            f"{given} holds YOLO labels ({what}), which are not read; convert them to COCO JSON, which Roboflow and "
+            "most other tools export, and name the folder with that"
+        )

@@ -28,6 +28,7 @@ TITLE = "an image folder"
 LOOKS_FOR = "train/CLASS/ and val/CLASS/ with images"
 
 SPLITS = ("train", "val")
+_FOR_VAL = ("valid", "validation", "test")  # what others call it
 
 _Boxes = dict[str, list[list[float]]]
 
@@ -60,8 +61,10 @@ def read_image_folder(folder: Path, max_broken: float = 0.0) -> DataSet:
         raise InputError(f"there is no folder {folder}; name one that holds train/CLASS/ and val/CLASS/ with images")
     missing = [f"{split}/" for split in SPLITS if not (folder / split).is_dir()]
     if missing:
+        other = next((f"; rename {name}/ to val/" for name in _FOR_VAL if (folder / name).is_dir()), "")
         raise InputError(
             f"{folder} has no {' and no '.join(missing)}; expected train/CLASS/ and val/CLASS/ with images"
+            f"{other if 'val/' in missing else ''}"
         )
     classes = {split: _classes(folder / split) for split in SPLITS}
     names = tuple(sorted(set(classes["train"]) | set(classes["val"])))

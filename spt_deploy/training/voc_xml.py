@@ -32,6 +32,7 @@ NAME = "voc"
 TITLE = "Pascal VOC XML"
 LOOKS_FOR = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt and val.txt"
 
+_FOLDERS = ("Annotations", "JPEGImages")
 _SECOND_COLUMN = re.compile(r"\s+-?[01]\s*$")  # whether the image has the class
 _LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}  # the first that is there
 
@@ -57,7 +58,7 @@ class _Image:
 def home(folder: Path) -> Path | None:
     """The folder that holds ``JPEGImages``: this one, or the only one of its kind below it; None without."""
     places = [folder, *sorted([*folder.glob("VOC*"), *folder.glob("VOCdevkit/VOC*")])]
-    found = [p for p in places if (p / "Annotations").is_dir() and (p / "JPEGImages").is_dir()]
+    found = [p for p in places if all((p / name).is_dir() for name in _FOLDERS)]
     if len(found) > 1 and found[0] != folder:
         names = ", ".join(str(p) for p in found)
         raise InputError(f"{folder} holds {len(found)} VOC data sets ({names}); name one of them")
@@ -77,6 +78,12 @@ def found_text(folder: Path) -> str | None:
     if place is None:
         return None
     return " and ".join(str(path.relative_to(folder)) for path in lists(place).values()) or "Annotations/"
+
+
+def half_text(folder: Path) -> str | None:
+    """What ``folder`` has of the format and what it lacks; None where it has nothing or all."""
+    has = [name for name in _FOLDERS if (folder / name).is_dir()]
+    return f"has {has[0]}/ and not {(set(_FOLDERS) - set(has)).pop()}/" if len(has) == 1 else None
 
 
 def read(folder: Path, max_broken: float) -> DataSet:

@@ -362,6 +362,37 @@ def test_a_folder_of_no_format_is_told_what_was_looked_for(tmp_path: Path) -> No
         read_data(tmp_path, "detect", "coco")
 
 
+@pytest.mark.parametrize(
+    ("write", "missing", "sentence"),
+    [
+        (
+            write_coco,
+            "annotations/instances_val2017.json",
+            r"has annotations/instances_train2017\.json and no such file for val, which makes half of COCO JSON",
+        ),
+        (
+            lambda f, t: write_coco(f, t, "roboflow"),
+            "train/_annotations.coco.json",
+            r"has va\w+/_annotations\.coco\.json and no such file for train, which makes half of COCO JSON",
+        ),
+        (write_bdd, "labels/det_20/det_val.json", r"det_train\.json and no such file for val, .* half of BDD100K"),
+        (write_voc, "Annotations", r"has JPEGImages/ and not Annotations/, which makes half of Pascal VOC XML"),
+    ],
+    ids=["coco", "coco of Roboflow", "bdd", "voc"],
+)
+def test_half_a_data_set_is_told_what_it_lacks(tmp_path: Path, write: Writer, missing: str, sentence: str) -> None:
+    folder = write(tmp_path / "data", make_truth())
+    (folder / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=sentence):
+        read_data(folder, "detect")
+
+
+def test_a_format_that_is_named_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (write_coco(tmp_path, make_truth()) / "annotations/instances_val2017.json").unlink()
+    with pytest.raises(InputError, match=r"has annotations/.*json and no such file for val; looked for annotations/"):
+        read_data(tmp_path, "detect", "coco")
+
+
 def test_a_folder_of_two_formats_asks_which(tmp_path: Path) -> None:
     write_coco(tmp_path, make_truth())
     write_bdd(tmp_path, make_truth())

@@ -78,8 +78,11 @@ def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path) -> None:
 def test_no_folder_no_val_and_no_train_are_named(folder: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         read_image_folder(folder / "nowhere")
-    shutil.rmtree(folder / "val")
-    with pytest.raises(InputError, match="has no val/; expected"):
+    (folder / "val").rename(folder / "valid")
+    with pytest.raises(InputError, match=r"has no val/; expected .*; rename valid/ to val/$"):
+        read_image_folder(folder)
+    shutil.rmtree(folder / "valid")
+    with pytest.raises(InputError, match=r"has no val/; expected .* with images$"):
         read_image_folder(folder)
     shutil.rmtree(folder / "train")
     with pytest.raises(InputError, match="has no train/ and no val/"):
