@@ -50,17 +50,23 @@ class LeftOut:
         self._images.add(image)
         self.broken.append(Broken(path, reason))
 
-    def check(self, images: int) -> None:
+    def check(self, images: int, usable: int | None = None) -> None:
         """See whether the split of so many ``images`` can be used.
 
+        Args:
+            images: of the split.
+            usable: how many are left; None where that is not known.
+
         Raises:
-            InputError: when something is wrong with more than ``max_broken`` of them.
+            InputError: when something is wrong with more than ``max_broken`` of them, or with every one.
         """
         if len(self._images) > math.ceil(self.max_broken * images):  # a small set may have one too
             raise InputError(
                 f"{len(self._images)} of {images} images of {self.file} have broken annotations or no file, more than "
                 f"the {self.max_broken:.0%} that may be left out; the last one: {self.broken[-1].reason}"
             )
+        if self.broken and usable == 0:
+            raise InputError(f"{self.file} has no image that can be used; the last one: {self.broken[-1].reason}")
 
 
 class ObjectList:

@@ -98,7 +98,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     for split, file in files.items():
         left_out = LeftOut(file.path, max_broken)
         records[split] = tuple(_records(file, entries[split], indices, left_out))
-        left_out.check(len(entries[split]))
+        left_out.check(len(entries[split]), len(records[split]))
         broken += left_out.broken
     data = DataSet(
         class_names=class_names,

@@ -89,7 +89,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     for split, file in files.items():
         left_out = LeftOut(file.path, max_broken)
         records[split] = tuple(_records(file, contents[split], places, left_out))
-        left_out.check(len(contents[split]["images"]))
+        left_out.check(len(contents[split]["images"]), len(records[split]))
         broken += left_out.broken
     data = DataSet(
         class_names=tuple(names[i] for i in ids),
@@ -128,6 +128,8 @@ def _load(path: Path) -> dict[str, Any]:
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise InputError(f"{path} is no COCO JSON; expected an object with the lists {', '.join(keys)}")
+    if not content["images"]:
+        raise InputError(f"{path} has an empty list of images; expected an entry for each image of the split")
     return content
 
 

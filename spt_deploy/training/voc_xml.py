@@ -116,7 +116,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
         records[split] = tuple(
             _record(place, image, number, indices, left[split]) for number, image in enumerate(images[split])
         )
-        left[split].check(len(listed[split]))
+        left[split].check(len(listed[split]), len(records[split]))
         broken += left[split].broken
     data = DataSet(
         class_names=class_names,

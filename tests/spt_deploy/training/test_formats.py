@@ -231,6 +231,23 @@ def test_what_is_broken_is_named_and_left_out_up_to_a_share(
         read_data(folder, "detect", max_broken=0.0)
 
 
+@pytest.mark.parametrize(
+    ("write", "image"),
+    [
+        (write_coco, "train2017/train_000.png"),
+        (write_voc, "JPEGImages/train_000.png"),
+        (write_bdd, "images/100k/train/train_000.png"),
+    ],
+)
+def test_where_every_image_is_left_out_the_last_reason_is_said(tmp_path: Path, write: Writer, image: str) -> None:
+    folder = write(tmp_path, make_truth(train=1))
+    (folder / image).unlink()
+    with pytest.raises(
+        InputError, match=r"train\S* has no image that can be used; the last one: .*train_000\S*,? .*no file"
+    ):
+        read_data(folder, "detect")
+
+
 def _as_text(content: dict[str, Any]) -> None:
     for image in content["images"]:
         image |= {key: str(image[key]) for key in ("id", "width", "height")}
@@ -328,6 +345,7 @@ FAILURES: list[tuple[str, Writer, Callable[[Path], None], str]] = [
         _coco(lambda c: c["categories"].pop()),
         "have different categories: .*3, 'car'",
     ),
+    ("coco: no image", write_coco, _coco(lambda c: c["images"].clear()), "train2017.json has an empty list of images"),
     ("coco: id twice", write_coco, _coco(lambda c: c["categories"].append(c["categories"][0])), "id or name twice"),
     (
         "voc: no list",
