@@ -152,8 +152,8 @@ def label_of(runner: Runner) -> str:
     return f"{runner.path.name} ({runner.name})"
 
 
-def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str) -> None:
-    """Whether two artefacts can be compared at all; ``where`` names the candidate.
+def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str, against: str = "the reference") -> None:
+    """Whether two artefacts can be compared at all; ``where`` names the candidate and ``against`` the reference.
 
     Raises:
         InputError: when task, classes, backbone or input differ.
@@ -168,8 +168,8 @@ def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str) -
     for what, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise InputError(
-                f"{where} has another {what} than the reference ({_short(theirs)} against {_short(ours)}); "
-                "compare artefacts that were made from one checkpoint at one size"
+                f"{where} has another {what} than {against} ({_short(theirs)} against {_short(ours)}); "
+                "compare artefacts that were made from one checkpoint at one size and packing"
             )
 
 

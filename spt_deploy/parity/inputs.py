@@ -63,9 +63,18 @@ def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: 
     Raises:
         InputError: when there is no such folder, no image in it, or one cannot be read.
     """
+    yield from image_cases(images_in(folder), preprocessing, limit, batch)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder and its subfolders, sorted.
+
+    Raises:
+        InputError: when there is no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give a folder of images with --data")
-    yield from image_cases(find_images(folder), preprocessing, limit, batch)
+    return find_images(folder)
 
 
 def image_cases(files: Sequence[Path], preprocessing: Preprocessing, limit: int, batch: int) -> Iterator[Case]:

@@ -23,7 +23,7 @@ from spt_deploy.parity.checks import (
     compare_runners,
     label_of,
 )
-from spt_deploy.parity.inputs import folder_cases, generated_cases
+from spt_deploy.parity.inputs import generated_cases, image_cases, images_in
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, check_precisions
@@ -107,6 +107,7 @@ def validate(
             can be asked for.
     """
     notes: list[str] = []
+    files = images_in(data) if data is not None else []
     paths = list(artefacts) or _found(notes)
     for note in notes:
         status(note)
@@ -122,7 +123,8 @@ def validate(
             )
         reference, candidates = runners[0], runners[1:]
         for candidate in candidates:  # all before the first comparison, which takes a while
-            check_same_model(reference.facts, candidate.facts, label_of(candidate))
+            named = _named(reference, candidate, paths)
+            check_same_model(reference.facts, candidate.facts, label_of(candidate), named)
         if labels is not None:
             from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
 
@@ -131,12 +133,12 @@ def validate(
         pairs = []
         for candidate in candidates:
             status(f"comparing {label_of(candidate)} with {label_of(reference)}")
-            users = folder_cases(data, preprocessing, max_images, batch) if data is not None else iter(())
+            users = image_cases(files, preprocessing, max_images, batch)
             pairs.append(compare_runners(reference, candidate, chain(generated_cases(preprocessing.size), users)))
         status("checking that no answer depends on the rest of its batch")
         images = np.random.default_rng(1).standard_normal((COMPANY, 3, *preprocessing.size), dtype=np.float32)
-        if data is not None:
-            images = np.concatenate([images[:2], next(folder_cases(data, preprocessing, COMPANY - 2, COMPANY)).images])
+        if files:
+            images = np.concatenate([images[:2], next(image_cases(files, preprocessing, COMPANY - 2, COMPANY)).images])
         independence = [batch_independence(runner, images) for runner in runners]
         metrics: list[MetricReport] = []
         if labels is not None:
@@ -193,6 +195,14 @@ def _runners(
             else:
                 runners.append(open_runner(path, name, device, threshold=threshold))
     return runners
+
+
+def _named(reference: Runner, candidate: Runner, paths: Sequence[Path]) -> str:
+    """The reference in a sentence about a candidate: a checkpoint is run as the first exported file is."""
+    exported = next((path for path in paths if artefact_kind(path) != "checkpoint"), candidate.path)
+    if artefact_kind(reference.path) != "checkpoint" or exported == candidate.path:
+        return f"the reference {reference.path.name}"
+    return f"the reference {reference.path.name}, which runs as {exported.name} does"
 
 
 def _facts_of(path: Path) -> ModelFacts:
