@@ -24,7 +24,7 @@ from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
 from spt_deploy.images import read_image
 from spt_deploy.training.annotations import MAX_BROKEN, LeftOut
 from spt_deploy.training.dataset import DataSet, Record
-from spt_deploy.training.formats import find_format, read_data
+from spt_deploy.training.formats import read_data
 from spt_deploy.training.report import Reports
 from spt_deploy.training.rewrite import image_jobs, link, place_padded, write_annotations
 
@@ -95,7 +95,7 @@ def make_sparse(
 
     Args:
         source: folder of a data set.
-        out: folder to write; must not be there.
+        out: folder to write; must not be there, nor lie in ``source``.
         max_ratio: images with a smaller share of pixels in objects are kept; None takes the paper's for the format.
         format: of ``source``; None looks.
         max_broken: share of a split's images that may be broken.
@@ -104,14 +104,13 @@ def make_sparse(
     Raises:
         UsageError: when ``max_ratio`` is out of range, or the format is not clear.
         InputError: when the data set cannot be read or says nothing of objects, or no image is left.
-        OutputError: when ``out`` is there or cannot be written.
+        OutputError: when ``out`` is there, lies in ``source`` or cannot be written.
     """
     reports = reports or Reports()
-    name, _ = find_format(source, format)
-    limit = MAX_RATIO[name] if max_ratio is None else max_ratio
-    if not 0 < limit <= 1:
-        raise UsageError(f"max_ratio is {limit}; expected a share of pixels above 0 and at most 1")
-    data = _read(source, out, name, max_broken, reports)
+    if max_ratio is not None and not 0 < max_ratio <= 1:
+        raise UsageError(f"max_ratio is {max_ratio}; expected a share of pixels above 0 and at most 1")
+    data = _read(source, out, format, max_broken, reports)
+    limit = MAX_RATIO[data.format] if max_ratio is None else max_ratio
     if not data.has_objects:
         raise InputError(f"{source} does not say where its objects lie; add boxes (see docs/data.md)")
     counts: dict[str, SplitCount] = {}
@@ -147,7 +146,7 @@ def make_padded(
 
     Args:
         source: folder of a data set.
-        out: folder to write; must not be there.
+        out: folder to write; must not be there, nor lie in ``source``.
         format: of ``source``; None looks.
         max_broken: share of a split's images that may be broken.
         reports: takes what people read meanwhile; None keeps quiet.
@@ -155,11 +154,10 @@ def make_padded(
     Raises:
         UsageError: when the format is not clear.
         InputError: when the data set or an image cannot be read.
-        OutputError: when ``out`` is there or cannot be written.
+        OutputError: when ``out`` is there, lies in ``source`` or cannot be written.
     """
     reports = reports or Reports()
-    name, _ = find_format(source, format)
-    data = _read(source, out, name, max_broken, reports)
+    data = _read(source, out, format, max_broken, reports)
     before, left_out = data, LeftOut(source, max_broken)
     with _new_folder(out) as folder:
         jobs = image_jobs(data, source, folder)
@@ -193,10 +191,12 @@ def object_ratio(record: Record) -> float:
     return float(record.objects.mask(size).mean())
 
 
-def _read(source: Path, out: Path, format: str, max_broken: float, reports: Reports) -> DataSet:
+def _read(source: Path, out: Path, format: str | None, max_broken: float, reports: Reports) -> DataSet:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is there already; choose another folder, or remove it")
     data = read_data(source, format=format, max_broken=max_broken)
+    if source.resolve() in out.resolve().parents:
+        raise OutputError(f"{out} lies in {source}, which is only read; choose a folder beside it")
     reports.say(data.found)
     for broken in data.broken:
         reports.say(f"left out: {broken.reason}")

@@ -293,7 +293,7 @@ def test_what_is_odd_and_clear_is_understood(
 
 
 def test_names_of_voc_may_have_spaces_and_folders(tmp_path: Path) -> None:
-    folder = write_voc(tmp_path, make_truth(), outlines=False)
+    folder = write_voc(tmp_path / "data", make_truth(), outlines=False)
     for old, new in (("train_000", "a street"), ("train_001", "night/train_001")):
         for kind, suffix in (("JPEGImages", ".png"), ("Annotations", ".xml")):
             target = folder / kind / f"{new}{suffix}"
@@ -423,8 +423,14 @@ def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> N
     make_image_folder(tmp_path / "colours", train=2, val=1)
     with pytest.raises(UsageError, match=r"task is detect and .* is an image folder.*COCO JSON, Pascal VOC XML, BDD"):
         read_data(tmp_path / "colours", "detect")
+    with pytest.raises(
+        UsageError, match="one class an image and is for the task classify; give data of the format COCO"
+    ):
+        read_data(tmp_path / "colours", "multilabel")
     write_coco(tmp_path / "things", make_truth())
-    with pytest.raises(UsageError, match=r"task is classify and .* is COCO JSON, .*--task multilabel or detect"):
+    with pytest.raises(
+        UsageError, match=r"task is classify and .* is COCO JSON, .*is for the task multilabel or detect"
+    ):
         read_data(tmp_path / "things", "classify")
 
 

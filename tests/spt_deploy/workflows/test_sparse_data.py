@@ -168,6 +168,8 @@ def test_what_cannot_be_meant_is_said_before_anything_is_written(
     source = write_coco(tmp_path / "data", truth)
     with pytest.raises(OutputError, match="data is there already; choose another folder"):
         make_sparse(source, source)
+    with pytest.raises(OutputError, match=r"data/sparse lies in .*data, which is only read; choose a folder beside it"):
+        make_padded(source, source / "sparse")
     with pytest.raises(UsageError, match=r"max_ratio is 20; expected a share"):
         make_sparse(source, tmp_path / "out", 20)
     plain = make_image_folder(tmp_path / "plain", train=2, val=1, boxes=False)
@@ -194,7 +196,7 @@ def test_the_commands_print_counts_and_the_distribution(tmp_path: Path, truth: d
     source = write_voc(tmp_path / "data", truth)
     done = CliRunner().invoke(main, ["data", "sparse", str(source), str(tmp_path / "sparse")])
     assert done.exit_code == 0, done.output
-    assert f"{source} is Pascal VOC XML (" in done.stderr
+    assert f"{source} is Pascal VOC XML (ImageSets/Main/train.txt and ImageSets/Main/val.txt)" in done.stderr
     assert "of 10 images have less than 25 % of their pixels in objects" in done.stdout
     assert "  0-10 %" in done.stdout
     assert done.stdout.endswith(f"{tmp_path / 'sparse'}: voc\n")
