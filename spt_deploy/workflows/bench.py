@@ -120,10 +120,10 @@ def bench(
     if any(size < 1 for size in batches):
         raise UsageError(f"batches are {', '.join(map(str, batches))}; expected positive numbers")
     paths = list(artefacts)
-    if training and not ratios:
-        raise UsageError("a training step draws its selection at random; give the shares to force with --ratio")
     if training and (runtimes or any(artefact_kind(path) != "checkpoint" for path in paths)):
         raise UsageError("training is timed of checkpoints, in PyTorch; name checkpoints only, and no runtime")
+    if training and not ratios:
+        raise UsageError("a training step draws its selection at random; give the shares to force with --ratio")
     if not paths:
         found = find_artefact(None, ("checkpoint",) if training else runnable_kinds())
         status(found.why)

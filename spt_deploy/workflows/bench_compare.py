@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def compare(before: Path, after: Path) -> Comparison:
     new = {(row["name"], row["batch"]): row for row in later["rows"]}
     rows = [_row(old[key], new[key]) for key in old if key in new]
     if not rows:
+        if {name for name, _ in old} & {name for name, _ in new}:
+            raise InputError(
+                f"{before} was measured at batch {_batches(old)} and {after} at batch {_batches(new)}; "
+                "bench both with the same --batch"
+            )
         raise InputError(f"{before} and {after} have no contender in common; bench the same artefacts for both")
     machines = earlier["machine"], later["machine"]
     differences = [
@@ -86,6 +92,10 @@ def compare(before: Path, after: Path) -> Comparison:
         tuple(f"{name}, batch {batch}" for name, batch in new if (name, batch) not in old),
         tuple(differences),
     )
+
+
+def _batches(keys: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(str(size) for size in sorted({batch for _, batch in keys}))
 
 
 def _row(old: dict[str, Any], new: dict[str, Any]) -> ComparedRow:

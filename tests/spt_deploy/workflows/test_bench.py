@@ -158,6 +158,8 @@ def test_training_times_a_step_of_each_checkpoint_at_forced_ratios(tmp_path: Pat
 def test_training_is_timed_of_checkpoints_at_forced_ratios_only(made: Exported) -> None:
     with pytest.raises(UsageError, match="name checkpoints only"):
         bench([made.onnx], ratios=[0.5], training=True)
+    with pytest.raises(UsageError, match="name checkpoints only"):
+        bench([made.onnx], training=True)
     with pytest.raises(UsageError, match="--ratio"):
         bench([made.checkpoint], training=True)
 
@@ -251,6 +253,21 @@ def test_two_runs_side_by_side(made: Exported, tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "4.00" in shown.stdout
     assert "torch was" in shown.stderr
+
+
+def test_runs_without_anything_in_common_are_told_whether_it_is_the_batch(tmp_path: Path) -> None:
+    def write(name: str, *rows: tuple[str, int]) -> Path:
+        of_rows = [{"name": each, "batch": size, "median_ms": 1, "quartiles_ms": [1, 1]} for each, size in rows]
+        (tmp_path / name).write_text(json.dumps({"machine": {}, "rows": of_rows}), encoding="utf-8")
+        return tmp_path / name
+
+    first = write("a.json", ("one", 1), ("one", 4))
+    with pytest.raises(
+        InputError, match=r"a\.json was measured at batch 1, 4 and .*b\.json at batch 2; bench both with"
+    ):
+        compare(first, write("b.json", ("one", 2), ("two", 2)))
+    with pytest.raises(InputError, match="no contender in common; bench the same artefacts"):
+        compare(first, write("c.json", ("two", 1)))
 
 
 def test_a_change_beyond_both_spreads_is_a_change() -> None:
