@@ -10,6 +10,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+from spt_deploy.digest import sha256_of
 from spt_deploy.engine.caches import cache_folder, read_cache, write_cache
 from spt_deploy.errors import OutputError
 
@@ -21,13 +22,12 @@ def compiled_path(artefact: Path, version: str, processor: str, options: dict[st
     """Where the compiled form of an artefact is kept: another file, library, processor or option is another place.
 
     Args:
-        artefact: the exported file, known by its path, size and time of last change.
+        artefact: the exported file, known by what is in it: two exports of one architecture have one size.
         version: of OpenVINO.
         processor: its full name.
         options: that it is compiled with.
     """
-    about = artefact.stat()
-    what = (str(artefact.resolve()), about.st_size, about.st_mtime_ns, version, processor, sorted(options.items()))
+    what = (sha256_of(artefact), version, processor, sorted(options.items()))
     return _folder() / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.blob"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +78,19 @@ def test_another_file_option_or_version_is_another_place(made: Exported) -> None
         len({path, compiled_path(made.onnx, "2", "cpu", {"a": 1}), compiled_path(made.onnx, "1", "b", {"a": 1})}) == 3
     )
     assert path != compiled_path(made.onnx, "1", "cpu", {"a": 2})
-    made.onnx.touch()
-    assert path != compiled_path(made.onnx, "1", "cpu", {"a": 1})
+
+
+def test_a_file_is_known_by_what_is_in_it_and_by_nothing_else(tmp_path: Path) -> None:
+    path, copy = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    path.write_bytes(b"one")
+    copy.write_bytes(b"one")
+    os.utime(path, (1e9, 1e9))
+    one = compiled_path(path, "1", "cpu", {})
+    assert one == compiled_path(copy, "1", "cpu", {})
+    copy.write_bytes(b"two")  # of the same size
+    os.utime(copy, (1e9, 1e9))
+    copy.replace(path)
+    assert one != compiled_path(path, "1", "cpu", {})
 
 
 def test_the_oldest_go_when_there_are_many(made: Exported) -> None:
