@@ -19,7 +19,7 @@ from spt_deploy.streaming.crops import Crops, check_crops
 from spt_deploy.streaming.formats import check_formats, write_formats
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.overlay import DrawnOnce, Overlay
-from spt_deploy.streaming.resume import BEGUN, Earlier
+from spt_deploy.streaming.resume import BEGUN, Begun, Earlier
 from spt_deploy.streaming.window import Window
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
@@ -77,6 +77,7 @@ class Outputs:
         sources: all that will come.
         wanted: checked.
         runner: whose answers they are.
+        begun: what the run is begun with, which is noted.
         earlier: the run that is resumed, if it has lines; its leftovers are tidied up in any case.
         stop: what a key in a window makes.
 
@@ -94,6 +95,7 @@ class Outputs:
         sources: Sequence[Source],
         wanted: Wanted,
         runner: Runner,
+        begun: Begun,
         earlier: Earlier,
         stop: StopRequest,
     ) -> None:
@@ -104,6 +106,12 @@ class Outputs:
             raise output_error(folder, error) from error
         self._formats, self._model = wanted.formats, runner.facts.model
         self.log = PredictionLog(folder, earlier.lines)
+        try:
+            begun.note(self.log.path)  # first: until then the note of the run before names its lines
+        except BaseException:
+            self.log.drop()
+            self._remove_folders()
+            raise
         earlier.tidy()
         self._resumes = bool(earlier.lines)
         drawing = DrawnOnce(wanted.overlay)
@@ -155,6 +163,10 @@ class Outputs:
         self.log.drop()
         with suppress(OSError):
             (self._folder / BEGUN).unlink()
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        """Those that are new."""
         for made in self._made:
             with suppress(OSError):  # not empty: files that were written are whole, and stay
                 made.rmdir()

@@ -1,7 +1,8 @@
 """Going on where an earlier run was stopped or killed: what it wrote stays, nothing twice, nothing left out.
 
-A run that is killed leaves its lines under a hidden name, each whole but perhaps the last. Beside them lies what the
-run was begun with, for answers of two models or thresholds do not belong into one file.
+A run that is killed leaves its lines under a hidden name, each whole but perhaps the last. Beside them lies a note of
+that name and of what the run was begun with, for answers of two models or thresholds do not belong into one file. When
+the run is complete its summary says that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from spt_deploy.atomic import write_json
 from spt_deploy.errors import UsageError
 
 PREDICTIONS = "predictions.jsonl"
+SUMMARY = "summary.json"
 BEGUN = ".infer.json"  # hidden: it is gone when the run is complete
+BEGUN_WITH = "begun_with"  # in the summary
+_LINES = "lines"  # in the note
 
 
 @dataclass(frozen=True)
@@ -47,25 +51,22 @@ class Begun:
     threshold_range: tuple[float, float] | None = None
     precision: str | None = None
 
-    def note(self, folder: Path) -> None:
-        """Write it down.
+    def note(self, lines: Path) -> None:
+        """Write it down beside the file that the lines go to, with its name.
 
         Raises:
             OutputError: when it cannot be written.
         """
-        write_json(folder / BEGUN, asdict(self))
+        write_json(lines.with_name(BEGUN), asdict(self) | {_LINES: lines.name})
 
     def check(self, folder: Path) -> None:
-        """Whether the run in ``folder`` was begun with the same; one that is complete, or older, does not say.
+        """Whether the run in ``folder`` was begun with the same; one of an earlier version may not say.
 
         Raises:
             UsageError: when something differs.
         """
-        try:
-            before = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if not isinstance(before, dict):
+        before = _noted(folder) or _values_in(folder / SUMMARY).get(BEGUN_WITH)
+        if not isinstance(before, dict) or not before:
             return
         now: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as it was written: a pair is a list
         for name, value in now.items():
@@ -80,6 +81,20 @@ class Begun:
                 raise UsageError(
                     f"the run in {folder} was begun with {what}; resume it with the same, or choose another --out"
                 )
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """The note of a run that is not complete."""
+    return _values_in(folder / BEGUN)
+
+
+def _values_in(path: Path) -> dict[str, Any]:
+    """A document's values; none where there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _shown(value: Any) -> str:
@@ -113,7 +128,7 @@ class Earlier:
 
 
 def earlier_run(folder: Path, resume: bool) -> Earlier:
-    """What is in ``folder``; nothing where there is none. Of several beginnings the longest counts.
+    """What is in ``folder``; nothing where there is none. Lines under a hidden name count where the note names them.
 
     Args:
         folder: of the results.
@@ -129,8 +144,9 @@ def earlier_run(folder: Path, resume: bool) -> Earlier:
     leftovers = (*hidden, *other_formats, *videos)
     if not resume:
         return Earlier(leftovers=leftovers)
-    found = [_whole_lines(path) for path in (folder / PREDICTIONS, *hidden)]
-    lines, done = max(found, key=lambda each: len(each[0]))
+    named = _noted(folder).get(_LINES)  # gone where the run could still give its lines their name
+    begun = next((path for path in hidden if path.name == named), folder / PREDICTIONS)
+    lines, done = _whole_lines(begun)
     return Earlier(tuple(lines), done, leftovers)
 
 

@@ -16,9 +16,7 @@ from typing import Any, Protocol
 from spt_deploy.atomic import atomic_path, output_error
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.frames import Frame, Gap, Source
-from spt_deploy.streaming.resume import PREDICTIONS
-
-SUMMARY = "summary.json"
+from spt_deploy.streaming.resume import PREDICTIONS, SUMMARY
 
 
 class Draft:
@@ -73,12 +71,16 @@ class PredictionLog:
         folder: to write in; made if need be.
         earlier: lines of a run that is resumed, which come first.
 
+    Attributes:
+        path: of the file until it gets its name.
+
     Raises:
         OutputError: when the file cannot be made.
     """
 
     def __init__(self, folder: Path, earlier: Sequence[str] = ()) -> None:
         self._draft = Draft(folder / PREDICTIONS)
+        self.path = self._draft.path
         self._whole = 0  # bytes of lines that are on the disk from end to end
         try:
             self._file = self._draft.path.open("wb")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
-from spt_deploy.streaming.resume import BEGUN, Begun, earlier_run
+from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
-from spt_deploy.streaming.writers import SUMMARY, write_summary
+from spt_deploy.streaming.writers import write_summary
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_kinds
 
@@ -52,6 +52,7 @@ class InferReport:
         threshold: of the selection, where one was given; None is the model's own, or a budget's (see the summary).
         sources: as they were named.
         summary: counts and times.
+        begun: what the answers depend on beside the sources; a run that is resumed must have the same.
         go_on: a sentence on how to go on; empty when everything was done.
     """
 
@@ -66,6 +67,7 @@ class InferReport:
     threshold: float | None
     sources: tuple[str, ...]
     summary: StreamSummary
+    begun: Begun
     go_on: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class InferReport:
             "batch": self.batch,
             "threshold": self.threshold,
             **self.summary.to_dict(),
+            BEGUN_WITH: asdict(self.begun),
             "tool_version": __version__,
         }
 
@@ -216,8 +219,7 @@ def infer(
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)
             wanted.check(runner, earlier)
-            with Outputs(folder, opened, wanted, runner, earlier, stop) as outputs:
-                begun.note(folder)
+            with Outputs(folder, opened, wanted, runner, begun, earlier, stop) as outputs:
                 pipeline = Pipeline(
                     runner,
                     postprocessing,
@@ -230,12 +232,13 @@ def infer(
                     chosen,
                 )
                 summary = pipeline.run(opened, sampling, stop)
-                if not summary.inferred and not summary.resumed and not stop.made:
+                has_lines = bool(summary.inferred or summary.resumed)
+                if not has_lines and not stop.made:
                     raise _nothing_read(summary, sampling)
-                files = outputs.keep()
+                files = (*outputs.keep(), folder / SUMMARY) if has_lines else ()  # what was there stays
             report = InferReport(
                 folder=folder,
-                files=(*files, folder / SUMMARY),
+                files=files,
                 model=runner.path,
                 facts=runner.facts,
                 runtime=runner.runtime,
@@ -245,9 +248,11 @@ def infer(
                 threshold=threshold,
                 sources=tuple(without_password(str(source)) for source in sources),
                 summary=summary,
+                begun=begun,
                 go_on=_go_on(summary, folder),
             )
-            write_summary(folder, report.to_dict())
+            if files:
+                write_summary(folder, report.to_dict())
             if summary.stopped_by is None:  # a signal that comes later stops nothing
                 (folder / BEGUN).unlink(missing_ok=True)
     if summary.failures:

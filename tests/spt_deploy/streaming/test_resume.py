@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spt_deploy.errors import UsageError
-from spt_deploy.streaming.resume import BEGUN, Begun
+from spt_deploy.streaming.resume import BEGUN, PREDICTIONS, SUMMARY, Begun, earlier_run
 
 BEFORE = Begun("ab", 0.25, 0.5, 0, 1, target_fps=30.0, threshold_range=(0.01, 0.5))
 
 
 def test_the_same_goes_on(tmp_path: Path) -> None:
-    BEFORE.note(tmp_path)
+    BEFORE.note(tmp_path / PREDICTIONS)
     BEFORE.check(tmp_path)
 
 
@@ -32,7 +32,7 @@ def test_the_same_goes_on(tmp_path: Path) -> None:
     ],
 )
 def test_another_is_refused_in_words(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    BEFORE.note(tmp_path)
+    BEFORE.note(tmp_path / PREDICTIONS)
     with pytest.raises(UsageError) as caught:
         replace(BEFORE, **changes).check(tmp_path)
     assert sentence in str(caught.value)
@@ -42,6 +42,29 @@ def test_a_note_of_an_earlier_version_that_knew_less(tmp_path: Path) -> None:
     older = {"model_sha256": "ab", "conf": 0.25, "iou": 0.5, "start": 0, "stride": 1}
     (tmp_path / BEGUN).write_text(json.dumps(older), encoding="utf-8")
     replace(BEFORE, target_fps=None, threshold_range=None).check(tmp_path)
+
+
+def test_a_run_that_is_complete_says_it_in_its_summary(tmp_path: Path) -> None:
+    (tmp_path / SUMMARY).write_text(json.dumps({"begun_with": asdict(BEFORE)}), encoding="utf-8")
+    BEFORE.check(tmp_path)
+    with pytest.raises(UsageError, match=r"begun with conf 0\.25, not 0\.5"):
+        replace(BEFORE, conf=0.5).check(tmp_path)
+    replace(BEFORE, conf=0.5).note(tmp_path / PREDICTIONS)  # a run that replaces it and was killed goes before
+    replace(BEFORE, conf=0.5).check(tmp_path)
+
+
+def test_lines_under_a_hidden_name_count_where_the_note_names_them(tmp_path: Path) -> None:
+    def write(name: str, frames: int) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f'{{"source": "{name}", "frame": {n}}}\n' for n in range(frames)), encoding="utf-8")
+        return path
+
+    write(PREDICTIONS, 5)
+    BEFORE.note(write(".predictions.1-ab.jsonl", 2))
+    write(".predictions.2-cd.jsonl", 9)
+    assert earlier_run(tmp_path, resume=True).done == {(".predictions.1-ab.jsonl", n): 1 for n in range(2)}
+    (tmp_path / ".predictions.1-ab.jsonl").replace(tmp_path / PREDICTIONS)
+    assert len(earlier_run(tmp_path, resume=True).lines) == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]"])

@@ -165,6 +165,59 @@ def test_another_model_or_threshold_does_not_go_on_with_a_run(inside: Path) -> N
     assert len(lines_of(inside / "out")) == 10
 
 
+def test_a_run_that_is_complete_is_not_gone_on_with_by_another(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    infer(["v.mp4"], ColourRunner(), out="out", max_frames=4, video=False)
+    with pytest.raises(UsageError, match=r"was begun with conf 0.25, not 0.5.*choose another --out"):
+        infer(["v.mp4"], ColourRunner(), out="out", conf=0.5, video=False, resume=True)
+    infer(["v.mp4"], ColourRunner(), out="out", conf=0.5, max_frames=4, video=False)  # replaces it
+    report = infer(["v.mp4"], ColourRunner(), out="out", conf=0.5, video=False, resume=True)
+    assert (report.summary.resumed, report.summary.inferred) == (4, 6)
+
+
+def test_a_run_that_is_killed_goes_on_with_its_own_lines_and_not_with_those_it_was_to_replace(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    infer(["v.mp4"], ColourRunner(), out="out", max_frames=8, video=False)
+    body = """
+import os
+from pathlib import Path
+from spt_deploy.workflows.infer import infer
+from tests.spt_deploy.streaming.support import ColourRunner, wait_for_lines
+class Killed(ColourRunner):
+    def _run(self, images, threshold):
+        if self.batches:
+            wait_for_lines(Path("out"), 2)
+            os._exit(9)
+        return super()._run(images, threshold)
+infer(["v.mp4"], Killed(), out="out", batch=2, video=False, conf=0.5)
+"""
+    assert subprocess.run(python_command(body), cwd=inside, timeout=60).returncode == 9
+    with pytest.raises(UsageError, match=r"was begun with conf 0.5, not 0.25"):
+        infer(["v.mp4"], ColourRunner(), out="out", video=False, resume=True)
+    report = infer(["v.mp4"], ColourRunner(), out="out", video=False, conf=0.5, resume=True)
+    assert (report.summary.resumed, report.summary.inferred) == (2, 8)
+    assert files_in(inside / "out") == ["predictions.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_is_stopped_while_the_model_loads_leaves_what_was_there(resume: bool, inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+
+    def stop(*given: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    report = infer(["v.mp4"], ColourRunner(), out="new", on_model=stop)
+    assert (report.files, report.go_on) == ((), "stopped by SIGINT before the first frame; run the command again")
+    assert not (inside / "new").exists()
+    infer(["v.mp4"], ColourRunner(), out="out", max_frames=4)
+    names, lines = files_in(inside / "out"), lines_of(inside / "out")
+    infer(["v.mp4"], ColourRunner(), out="out", on_model=stop, resume=resume)
+    assert set(files_in(inside / "out")) - {".infer.json"} == set(names)
+    assert lines_of(inside / "out") == lines
+    report = infer(["v.mp4"], ColourRunner(), out="out", resume=True)
+    assert (report.summary.resumed, report.summary.inferred) == (4, 6)
+
+
 def test_a_source_that_is_named_twice_is_resumed_twice(inside: Path) -> None:
     write_video(inside / "v.mp4", range(0, 800, 40))
 
