@@ -80,6 +80,7 @@ class Outputs:
         begun: what the run is begun with, which is noted.
         earlier: the run that is resumed, if it has lines; its leftovers are tidied up in any case.
         stop: what a key in a window makes.
+        is_fresh: whether the folder was made for this run.
 
     Attributes:
         log: gets every answer.
@@ -98,10 +99,11 @@ class Outputs:
         begun: Begun,
         earlier: Earlier,
         stop: StopRequest,
+        is_fresh: bool = False,
     ) -> None:
         self._folder = folder
         try:
-            self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+            self._made = [each for each in (folder, *folder.parents) if is_fresh or not each.exists()]
         except OSError as error:  # a name too long, a folder that may not be entered
             raise output_error(folder, error) from error
         self._formats, self._model = wanted.formats, runner.facts.model
@@ -168,7 +170,7 @@ class Outputs:
     def _remove_folders(self) -> None:
         """Those that are new."""
         for made in self._made:
-            with suppress(OSError):  # not empty: files that were written are whole, and stay
+            with suppress(OSError):  # not empty: files that were written are whole, and stay, and so do other runs
                 made.rmdir()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +22,14 @@ from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
-from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, earlier_run
+from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, Earlier, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
 from spt_deploy.streaming.writers import write_summary
 from spt_deploy.version import __version__
-from spt_deploy.workflows.artefacts import KINDS, RUNS, find_artefact, runnable_kinds
+from spt_deploy.workflows.artefacts import KINDS, find_artefact, runnable_kinds
+from spt_deploy.workflows.result_folder import fresh_folder
 
 if TYPE_CHECKING:
     from spt_deploy.facts import ModelFacts
@@ -204,22 +204,21 @@ def infer(
         with runner:
             if on_model:
                 on_model(runner, why)
-            folder = Path(out) if out is not None else fresh_folder(opened[0].name)
             model_sha256 = sha256_of(runner.path) if runner.path.is_file() else ""
             begun = Begun(
                 model_sha256, conf, iou, start, stride, threshold, target_fps, threshold_range, runner.computes_in
             )
-            if resume:
-                begun.check(folder)
-            earlier = earlier_run(folder, resume)
-            if resume:
+            earlier = Earlier() if out is None else earlier_run(Path(out), resume)
+            if resume and out is not None:
+                begun.check(Path(out))
                 if on_resume:
-                    on_resume(folder, sum(earlier.done.values()))
+                    on_resume(Path(out), sum(earlier.done.values()))
                 for source in opened:
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)
             wanted.check(runner, earlier)
-            with Outputs(folder, opened, wanted, runner, begun, earlier, stop) as outputs:
+            folder = fresh_folder(opened[0].name) if out is None else Path(out)
+            with Outputs(folder, opened, wanted, runner, begun, earlier, stop, is_fresh=out is None) as outputs:
                 pipeline = Pipeline(
                     runner,
                     postprocessing,
@@ -258,19 +257,6 @@ def infer(
     if summary.failures:
         raise UnreadableInputs(_unreadable(summary, folder), report)
     return report
-
-
-def fresh_folder(source: str) -> Path:
-    """``runs/infer/NAME`` after a source, or ``NAME-2`` and so on where that is taken."""
-    path = Path(f"camera-{source}" if source.isdecimal() else source)
-    fixed = [part for part in path.parts if not glob.has_magic(part)] if not path.exists() else list(path.parts)
-    name = Path(fixed[-1]).stem if fixed else ""
-    base = RUNS / "infer" / (name.strip("./") or "images")
-    folder, number = base, 2
-    while folder.exists():
-        folder = base.with_name(f"{base.name}-{number}")
-        number += 1
-    return folder
 
 
 def _runner(

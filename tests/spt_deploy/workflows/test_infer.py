@@ -15,7 +15,7 @@ import pytest
 
 from spt_deploy.errors import InputError, SourceError, UsageError
 from spt_deploy.runtimes.base import Arrays
-from spt_deploy.workflows.infer import UnreadableInputs, fresh_folder, infer
+from spt_deploy.workflows.infer import UnreadableInputs, infer
 from tests.spt_deploy.streaming.support import (
     ColourRunner,
     facts_of,
@@ -74,18 +74,12 @@ def test_an_existing_folder_is_not_touched_unless_it_is_named(inside: Path) -> N
     assert len(lines_of(again.folder)) == 1
 
 
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("a/street.mp4", "street"),
-        ("photos", "photos"),
-        ("photos/**/*.png", "photos"),
-        ("*.png", "images"),
-        (".", "images"),
-    ],
-)
-def test_the_folder_is_named_after_the_source(source: str, name: str) -> None:
-    assert fresh_folder(source) == Path("runs/infer") / name
+def test_a_folder_that_was_made_for_a_run_without_an_answer_goes_again(inside: Path) -> None:
+    video = write_video(inside / "v.mp4", [0, 40])
+    for _ in range(2):
+        with pytest.raises(SourceError, match="no source has a frame 50"):
+            infer([video], ColourRunner(), start=50)
+        assert [path.name for path in inside.iterdir()] == ["v.mp4"]
 
 
 def test_images_videos_and_a_glob_go_together(inside: Path) -> None:
