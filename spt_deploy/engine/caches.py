@@ -11,9 +11,12 @@ from spt_deploy.engine.library import Gpu
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/spt-deploy``, or ``~/.cache/spt-deploy``."""
+    """``$XDG_CACHE_HOME/spt-deploy``, or ``~/.cache/spt-deploy``; of a user without a home where nothing can be."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "spt-deploy"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "spt-deploy"
+    except RuntimeError:
+        return Path(os.devnull) / "spt-deploy"  # not a shared folder: who else writes there could give us models
 
 
 def timing_cache_path(version: str, gpu: Gpu) -> Path:

@@ -8,6 +8,8 @@ import pytest
 
 from spt_deploy.engine.caches import cache_folder, kernel_cache_path, read_cache, timing_cache_path, write_cache
 from spt_deploy.engine.library import Gpu
+from spt_deploy.errors import OutputError
+from spt_deploy.runtimes.compiled_cache import keep_compiled
 
 GPU = Gpu("NVIDIA GeForce RTX 4090", "sm_89")
 
@@ -18,6 +20,19 @@ def test_caches_lie_where_the_user_keeps_them(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home/.cache/spt-deploy"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    place = cache_folder() / "a.cache"
+    assert read_cache(place) == b""
+    with pytest.raises(OutputError):
+        write_cache(place, b"measured")
+    keep_compiled(place, b"compiled")
 
 
 def test_version_and_gpu_have_each_their_own() -> None:
