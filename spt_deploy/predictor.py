@@ -30,7 +30,7 @@ from spt_deploy.streaming.frames import Frame, Sampling, Source
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import Turns, closing_sources
-from spt_deploy.workflows.artefacts import KINDS, find_artefact, runnable_kinds
+from spt_deploy.workflows.artefacts import find_runnable
 
 Picture = str | Path | npt.NDArray[np.uint8]
 
@@ -39,8 +39,9 @@ class Predictor:
     """A model ready to answer. It is open from the start; use it in a ``with`` statement, or ``close`` it.
 
     Args:
-        model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
-            run if None. Or a runner, which is entered here: one that is open stays open.
+        model: a checkpoint, an exported file or an engine; of a folder the newest one in it that this machine can run;
+            the newest one here or under ``runs/`` if None. Or a runner, which is entered here: one that is open stays
+            open.
         runtime: ``auto``, or one that takes the model; see `runtimes.open_runner`.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the model's own.
@@ -72,8 +73,7 @@ class Predictor:
             raise UsageError(f"batch is {batch}; expected 1 or more")
         self._postprocessing = Postprocessing(conf, iou)
         if not isinstance(model, Runner):
-            kinds = runnable_kinds() if model is None else KINDS
-            path = find_artefact(None if model is None else Path(model), kinds).path
+            path = find_runnable(None if model is None else Path(model)).path
             model = open_runner(path, runtime, device, precision=precision)
         if threshold is not None:
             model.check_threshold(threshold)

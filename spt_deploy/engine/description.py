@@ -166,8 +166,8 @@ def check_version(description: EngineDescription, installed: str, where: str) ->
     )
 
 
-def check_gpu(description: EngineDescription, gpu: Gpu | None, where: str) -> None:
-    """Whether the engine can run on the GPU of this machine; ``where`` names it.
+def check_gpu(description: EngineDescription, gpu: Gpu | None, engine: Path) -> None:
+    """Whether the engine can run on the GPU of this machine.
 
     Raises:
         RuntimeMissingError: when there is no GPU.
@@ -176,8 +176,8 @@ def check_gpu(description: EngineDescription, gpu: Gpu | None, where: str) -> No
     made_for = f"{description.gpu} ({description.capability})" if description.gpu else description.capability
     if gpu is None:
         raise RuntimeMissingError(
-            f"{where} is an engine for an NVIDIA GPU ({made_for}), and PyTorch sees none here; run it where one is, or "
-            f"run the ONNX file that it was built from: --model {description.onnx}"
+            f"{engine} is an engine for an NVIDIA GPU ({made_for}), and PyTorch sees none here; run it where one is, "
+            f"or run the ONNX file that it was built from in its place: {engine.with_name(description.onnx)}"
         )
     here, there = _number(gpu.capability), description.capability
     if there == PORTABLE:
@@ -186,7 +186,7 @@ def check_gpu(description: EngineDescription, gpu: Gpu | None, where: str) -> No
     elif here == _number(there) or (description.hardware_compatible and here > _number(there)):
         return
     raise ArtefactError(
-        f"{where} was built for {made_for}, and this machine has {gpu.name} ({gpu.capability}); rebuild it here: "
+        f"{engine.name} was built for {made_for}, and this machine has {gpu.name} ({gpu.capability}); rebuild it here: "
         f"{description.command}"
     )
 

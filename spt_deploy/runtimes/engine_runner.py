@@ -60,7 +60,7 @@ class EngineRunner(Runner):
         self._library: Library = load_library(self.description.runtime)
         check_version(self.description, self._library.version, path.name)
         gpu = current_gpu()
-        check_gpu(self.description, gpu, path.name)
+        check_gpu(self.description, gpu, path)
         assert gpu is not None
         self._gpu: Gpu = gpu
         self._engine: _OpenEngine | None = None

@@ -48,6 +48,16 @@ def runnable_kinds() -> tuple[Kind, ...]:
     return KINDS if has_gpu() else KINDS[1:]
 
 
+def find_runnable(given: Path | None) -> Found:
+    """As ``find_artefact``, of the kinds that can run on this machine; a file that is named is taken as it is.
+
+    Raises:
+        InputError: see ``find_artefact``.
+    """
+    is_searched = given is None or given.is_dir()
+    return find_artefact(given, runnable_kinds() if is_searched else KINDS)
+
+
 def check_name(path: Path, kind: Kind) -> None:
     """Whether a file that is to be written would be known for what it is, and take no other kind's place.
 

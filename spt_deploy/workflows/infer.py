@@ -28,7 +28,7 @@ from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
 from spt_deploy.streaming.writers import write_summary
 from spt_deploy.version import __version__
-from spt_deploy.workflows.artefacts import KINDS, find_artefact, runnable_kinds
+from spt_deploy.workflows.artefacts import find_runnable
 from spt_deploy.workflows.result_folder import fresh_folder
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ def infer(
     Args:
         sources: images, folders, globs, videos, lists, cameras, addresses, or ``-``
             (`streaming.sources.open_sources`).
-        model: a checkpoint, an exported file or an engine; the newest one here or under ``runs/`` that this machine can
-            run if None. Or a runner, which is entered here: one that is open stays open, for the next run.
+        model: a checkpoint, an exported file or an engine; of a folder the newest one in it that this machine can run;
+            the newest one here or under ``runs/`` if None. Or a runner, which is entered here: one that is open stays
+            open, for the next run.
         runtime: see `runtimes.open_runner`; so ``device``.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
@@ -264,7 +265,7 @@ def _runner(
 ) -> tuple[Runner, str]:
     if isinstance(model, Runner):
         return model, ""
-    found = find_artefact(None if model is None else Path(model), runnable_kinds() if model is None else KINDS)
+    found = find_runnable(None if model is None else Path(model))
     return open_runner(found.path, runtime, device, throughput=throughput, precision=precision), found.why
 
 

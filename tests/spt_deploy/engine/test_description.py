@@ -143,15 +143,15 @@ def test_an_engine_runs_on_the_gpu_it_was_built_for(
 ) -> None:
     described = describe(**changes)
     for gpu in runs:
-        check_gpu(described, gpu, "best.engine")
+        check_gpu(described, gpu, Path("runs/best.engine"))
     for gpu in does_not:
         with pytest.raises(ArtefactError, match=rf"this machine has {gpu.name} \({gpu.capability}\); rebuild it here"):
-            check_gpu(described, gpu, "best.engine")
+            check_gpu(described, gpu, Path("runs/best.engine"))
 
 
 def test_without_a_gpu_the_onnx_file_is_named_instead() -> None:
-    with pytest.raises(RuntimeMissingError, match=r"PyTorch sees none here.*--model best.onnx"):
-        check_gpu(describe(), None, "best.engine")
+    with pytest.raises(RuntimeMissingError, match=r"PyTorch sees none here.* in its place: runs/best\.onnx$"):
+        check_gpu(describe(), None, Path("runs/best.engine"))
 
 
 def test_a_batch_above_the_profile_names_the_command_that_widens_it() -> None:

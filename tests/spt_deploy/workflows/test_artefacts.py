@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from spt_deploy.errors import InputError, UsageError
-from spt_deploy.workflows.artefacts import check_name, find_artefact
+from spt_deploy.workflows import artefacts
+from spt_deploy.workflows.artefacts import check_name, find_artefact, find_runnable
 from spt_deploy.workflows.build_engine import build_engine
 from spt_deploy.workflows.export import export
 
@@ -99,6 +100,16 @@ def test_a_folder_that_is_named_is_looked_into() -> None:
     make("runs/new/best.onnx", age=0)
     make("runs/old/best.onnx", age=5)
     assert find_artefact(Path("runs/old")).path == Path("runs/old/best.onnx")
+
+
+def test_in_a_folder_too_an_engine_is_left_out_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make("runs/new/best.engine", age=0)
+    onnx = make("runs/new/best.onnx", age=5)
+    monkeypatch.setattr(artefacts, "has_gpu", lambda: False)
+    assert find_runnable(Path("runs/new")).path == find_runnable(None).path == onnx
+    assert find_runnable(engine).path == engine
+    monkeypatch.setattr(artefacts, "has_gpu", lambda: True)
+    assert find_runnable(Path("runs/new")).path == engine
 
 
 def test_nothing_found_says_what_was_looked_for_and_what_makes_one() -> None:
