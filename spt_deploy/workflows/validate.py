@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spt_deploy.digest import sha256_of
 from spt_deploy.engine.description import read_description
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import ModelFacts
+from spt_deploy.model.checkpoint import SUFFIXES
 from spt_deploy.parity.checks import (
     IndependenceReport,
     PairReport,
@@ -87,7 +89,8 @@ def validate(
     """Compare artefacts and runtimes; the first artefact is the reference, in the first runtime that takes it.
 
     Args:
-        artefacts: checkpoints, ONNX files and engines of one model; none takes the newest checkpoint and its ONNX file.
+        artefacts: checkpoints, ONNX files and engines of one model; none takes the newest ONNX file and
+            the checkpoint that it was made from.
         data: a folder of images that go through the model's own preprocessing, beside the generated inputs.
         labels: a data set on whose validation images the task's metric is taken of every artefact in every runtime.
         format: of ``labels``; None looks at the folder.
@@ -107,12 +110,15 @@ def validate(
             can be asked for.
     """
     notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        status(text)
+
     files = images_in(data) if data is not None else []
-    paths = list(artefacts) or _found(notes)
-    for note in notes:
-        status(note)
+    paths = list(artefacts) or _found(note)
     with ExitStack() as stack:
-        runners = _runners(paths, runtimes, device, precisions, threshold, notes)
+        runners = _runners(paths, runtimes, device, precisions, threshold, note)
         check_precisions(precisions, runners)
         for runner in runners:
             stack.enter_context(runner)
@@ -147,15 +153,20 @@ def validate(
     return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 
-def _found(notes: list[str]) -> list[Path]:
-    """The newest checkpoint and the ONNX file beside it, or else the newest ONNX file."""
+def _found(note: Callable[[str], None]) -> list[Path]:
+    """The newest ONNX file and the checkpoint beside it that it was made from, or that has its name."""
     onnx_file, why = find_artefact(None, ("onnx",))
-    notes.append(why)
-    beside = [onnx_file.with_suffix(suffix) for suffix in (".pt", ".pth", ".safetensors")]
-    checkpoint = next((path for path in beside if path.is_file()), None)
-    if checkpoint is None:
+    note(why)
+    named = [onnx_file.with_suffix(suffix) for suffix in SUFFIXES]
+    others = [path for path in sorted(onnx_file.parent.iterdir()) if path.suffix in SUFFIXES and path not in named]
+    there = [path for path in (*named, *others) if path.is_file()]
+    origin = read_facts(onnx_file).checkpoint_sha256
+    fitting = [path for path in there if sha256_of(path) == origin] or [path for path in there if path in named]
+    if not fitting:
+        note(f"{onnx_file.name} is compared with itself: the checkpoint that it was made from does not lie beside it")
         return [onnx_file]
-    notes.append(f"taking {checkpoint} as the reference: the checkpoint beside it")
+    checkpoint = fitting[0]
+    note(f"taking {checkpoint} as the reference: the checkpoint beside it")
     return [checkpoint, onnx_file]
 
 
@@ -165,7 +176,7 @@ def _runners(
     device: str,
     precisions: Sequence[str],
     threshold: float | None,
-    notes: list[str],
+    note: Callable[[str], None],
 ) -> list[Runner]:
     """A runner of each artefact in each runtime that takes it and is installed, none entered yet."""
     for name in runtimes:
@@ -187,7 +198,7 @@ def _runners(
             continue
         for name in runtimes or RUNTIMES["onnx"]:
             if not runtimes and importlib.util.find_spec(name) is None:
-                notes.append(f"{name} is not installed and was left out (pip install {name})")
+                note(f"{name} is not installed and was left out (pip install {name})")
                 continue
             if name == "openvino":
                 for precision in precisions or (None,):

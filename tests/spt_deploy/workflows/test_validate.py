@@ -1,12 +1,17 @@
-"""What ``validate`` refuses before it compares anything."""
+"""What ``validate`` compares, and what it refuses before it compares anything."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
+from spt_deploy.digest import sha256_of
 from spt_deploy.errors import InputError, SourceError
+from spt_deploy.facts import METADATA_KEY
+from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.workflows.validate import validate
 from tests.exported import make_exported
 
@@ -33,3 +38,33 @@ def test_a_file_of_another_packing_is_held_against_the_file_that_the_checkpoint_
         validate([first.checkpoint, first.onnx, named], runtimes=["onnxruntime"])
     with pytest.raises(InputError, match=r"b\.onnx .* has another packing than the reference model\.onnx \(batch"):
         validate([first.onnx, named], runtimes=["onnxruntime"])
+
+
+def test_the_newest_file_is_held_against_the_checkpoint_that_it_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_exported(tmp_path, SIZE)
+    proto = onnx.load(made.onnx)
+    facts = replace(read_facts(made.onnx), checkpoint_sha256=sha256_of(made.checkpoint))
+    onnx.helper.set_model_props(proto, {METADATA_KEY: facts.to_json()})
+    onnx.save(proto, made.onnx)
+    made.onnx.rename(tmp_path / "dial.onnx")
+    made.checkpoint.rename(tmp_path / "best.pt")
+    make_exported(tmp_path / "later", SIZE, seed=1).checkpoint.rename(tmp_path / "last.pt")
+    (tmp_path / "later/model.onnx").unlink()
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    report = validate(runtimes=["onnxruntime"], status=said.append)
+    assert report.passed
+    assert [pair.reference for pair in report.pairs] == ["best.pt (torch cpu fp32)"]
+    assert "taking best.pt as the reference: the checkpoint beside it" in said
+    assert set(report.notes) <= set(said)
+
+
+def test_a_file_whose_checkpoint_is_not_there_is_said_to_be_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_exported(tmp_path, SIZE).checkpoint.unlink()
+    monkeypatch.chdir(tmp_path)
+    report = validate(precisions=["fp32"])
+    assert any("model.onnx is compared with itself" in note for note in report.notes)
