@@ -117,8 +117,8 @@ def bench(
     """
     if any(not 0 < ratio <= 1 for ratio in ratios):
         raise UsageError(f"ratios are {', '.join(map(str, ratios))}; expected numbers above 0 and at most 1")
-    if any(size < 1 for size in batches):
-        raise UsageError(f"batches are {', '.join(map(str, batches))}; expected positive numbers")
+    if not batches or any(size < 1 for size in batches):
+        raise UsageError(f"batches are {', '.join(map(str, batches)) or 'none'}; expected positive numbers")
     paths = list(artefacts)
     if training and (runtimes or any(artefact_kind(path) != "checkpoint" for path in paths)):
         raise UsageError("training is timed of checkpoints, in PyTorch; name checkpoints only, and no runtime")

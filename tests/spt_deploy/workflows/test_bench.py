@@ -134,6 +134,8 @@ def test_artefacts_of_different_sizes_are_not_compared(made: Exported, tmp_path:
 def test_values_out_of_range_are_refused(made: Exported) -> None:
     with pytest.raises(UsageError, match="ratios are"):
         bench([made.checkpoint], ratios=[1.5])
+    with pytest.raises(UsageError, match="batches are none; expected positive numbers"):
+        bench([made.onnx], batches=[])
     with pytest.raises(UsageError, match="batches are"):
         bench([made.checkpoint], batches=[0])
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "one"])
@@ -276,7 +278,12 @@ def test_a_change_beyond_both_spreads_is_a_change() -> None:
     assert replace(row, speedup=0.8, speedup_range=(0.7, 0.9)).verdict == "slower"
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}], "machine": {}}'])
+ROW = '{"rows": [{"name": "a", "batch": 1, "median_ms": %s, "quartiles_ms": %s}], "machine": {}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"rows": [{}], "machine": {}}', ROW % ("1", "[1]"), ROW % ('"1"', '["1", "1"]')]
+)
 def test_what_is_no_benchmark_is_said(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="is no benchmark"):
