@@ -131,6 +131,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     data_sets = (options.only,) if options.only else tuple(DATA_SETS)
+    missing = [str(options.data / name) for name in data_sets if not (options.data / name).is_dir()]
+    if missing:
+        print(f"error: there is no folder {', '.join(missing)}; make it with make_digits.py", file=sys.stderr)
+        return 2
     todo = [Run(data, arm, seed) for seed in range(options.seeds) for data in data_sets for arm in ARMS]
     start = time.perf_counter()
     done: dict[Run, dict[str, Any]] = {}

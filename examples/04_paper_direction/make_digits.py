@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
+from spt_deploy.errors import SptError
 from spt_deploy.workflows.sparse_data import make_padded
 
 Image = npt.NDArray[np.uint8]
@@ -113,7 +114,11 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default %(default)s)")
     options = parser.parse_args()
-    write(options.out, options.seed)
+    try:
+        write(options.out, options.seed)
+    except (SptError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

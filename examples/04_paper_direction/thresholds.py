@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from spt_deploy.errors import InputError, SptError
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_deploy.training.dataset import Samples
 from spt_deploy.training.formats import read_data
@@ -42,15 +43,18 @@ def measure(checkpoint: Path, data: Path) -> Iterable[tuple[float, float, dict[s
         yield threshold, top1.result()["top1"], selection.select_ratio(), selection.object_ratio()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder that make_digits.py wrote")
-    parser.add_argument("runs", type=Path, help="folder that compare.py wrote")
-    options = parser.parse_args()
+def show(data: Path, runs: Path) -> None:
+    """Print the table.
+
+    Raises:
+        InputError: when there is no such run, or not the data of one.
+    """
+    checkpoints = {name: sorted(runs.glob(f"{name}-{SELECT_LOSS}-*/best.pt")) for name in DATA_SETS}
+    if not any(checkpoints.values()):
+        raise InputError(f"{runs} has no run with select loss ({DATA_SETS[0]}-{SELECT_LOSS}-0/best.pt); run compare.py")
+    measured = {name: [list(measure(path, data / name)) for path in paths] for name, paths in checkpoints.items()}
     print("| data | threshold | top-1 | kept in stage 3 | kept in stage 4 |\n|---|---|---|---|---|")
-    for name in DATA_SETS:
-        checkpoints = sorted(options.runs.glob(f"{name}-{SELECT_LOSS}-*/best.pt"))
-        seeds = [list(measure(path, options.data / name)) for path in checkpoints]
+    for name, seeds in measured.items():
         for rows in zip(*seeds, strict=True):
             top1 = 100 * statistics.mean(row[1] for row in rows)
             kept = [100 * statistics.mean(row[2][block] for row in rows) for block in ("3.2", "4.2")]
@@ -58,6 +62,18 @@ def main() -> int:
         if seeds:
             true = [f"{100 * ratio:.1f} %" for ratio in seeds[0][0][3].values()]
             print(f"| {name} | *tokens with a part of the object in them* | | {' | '.join(true)} |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder that make_digits.py wrote")
+    parser.add_argument("runs", type=Path, help="folder that compare.py wrote")
+    options = parser.parse_args()
+    try:
+        show(options.data, options.runs)
+    except SptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -63,6 +63,35 @@ def test_a_textured_digits_box_holds_its_ink_and_nothing_else_does(data: Path) -
         assert y0 <= rows.min() <= rows.max() < y1
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "sentence"),
+    [
+        ("make_digits", ["DATA"], "padded is there already; choose another folder"),
+        (
+            "compare",
+            ["nowhere", "runs"],
+            "there is no folder nowhere/padded, nowhere/textured; make it with make_digits",
+        ),
+        ("thresholds", ["DATA", "nowhere"], "nowhere has no run with select loss (padded-2-0/best.pt); run compare.py"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *(str(data) if a == "DATA" else a for a in arguments)])
+    assert load_script(script).main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+
+
 def test_the_comparison_trains_every_arm_and_prints_what_the_runs_recorded(data: Path, tmp_path: Path) -> None:
     small = tmp_path / "data"
     for split, count in (("train", 2), ("val", 1)):
