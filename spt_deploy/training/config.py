@@ -94,7 +94,13 @@ class TrainConfig:
         for name in _PATHS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        object.__setattr__(self, "imgsz", (int(self.imgsz[0]), int(self.imgsz[1])))  # JSON gives a list
+        try:
+            height, width = self.imgsz
+            object.__setattr__(self, "imgsz", (int(height), int(width)))  # JSON gives a list
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"imgsz is {self.imgsz!r}; expected (height, width) in pixels, such as (224, 224)"
+            ) from error
         check_image_size(self.imgsz)
         if self.task not in TASKS:
             raise UsageError(f"task is {self.task!r}; known are {', '.join(TASKS)}")

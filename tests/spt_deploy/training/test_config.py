@@ -46,6 +46,12 @@ def test_a_value_out_of_range_is_refused_with_its_name_or_value(change: dict[str
         TrainConfig(**PATHS, **change)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("imgsz", [64, (64,), (64, 64, 3), ("a", "b"), None])
+def test_a_size_that_is_no_pair_is_one_sentence(imgsz: Any) -> None:
+    with pytest.raises(UsageError, match=r"imgsz is .*; expected \(height, width\) in pixels"):
+        TrainConfig(**PATHS, imgsz=imgsz)  # type: ignore[arg-type]
+
+
 def test_an_unknown_field_is_named() -> None:
     with pytest.raises(UsageError, match="'colour'"):
         TrainConfig.from_dict({"data": "a", "out": "b", "colour": 1})
