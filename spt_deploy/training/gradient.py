@@ -3,6 +3,9 @@
 A step's loss is task loss / images of the step + alpha * select loss / labelled images of the step. Batches differ in
 both counts, so each batch's means are weighted before they are added up: what a step computes depends neither on how
 many batches it was cut into, nor on how many processes shared them (up to rounding, and to where containers begin).
+
+The loss of ``detect`` is the exception. Each batch divides it by the quality of its own matches (`detection_loss.py`)
+and is then weighted by its images: a step that is cut otherwise has a somewhat other gradient.
 """
 
 from __future__ import annotations
