@@ -134,7 +134,8 @@ def _train(
         )
         progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
         if progress.epoch >= config.epochs:
-            reports.say(f"the run in {config.out} has all its {config.epochs} epochs; there is nothing left to do")
+            done = f"epoch {progress.epoch} of {config.epochs}"
+            reports.say(f"the run in {config.out} is finished, {done}; there is nothing left to do")
         presentation = Presentation(folder, trainer, data, reports)
         interrupted = False
         try:

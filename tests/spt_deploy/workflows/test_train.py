@@ -285,7 +285,7 @@ def test_the_command_trains_resumes_and_prints_where_the_best_checkpoint_lies(fo
     again = run.invoke(main, ["train", "--resume", "--out", str(out)])
     assert again.exit_code == 0, again.output
     assert again.stdout == done.stdout
-    assert f"the run in {out} has all its 1 epochs; there is nothing left to do" in again.stderr
+    assert f"the run in {out} is finished, epoch 1 of 1; there is nothing left to do" in again.stderr
     other = run.invoke(main, ["train", "--resume", "--out", str(out), "--alpha", "0.5"])
     assert other.exit_code == 2
     assert "alpha is 0.5, was 0.01" in other.stderr
