@@ -59,7 +59,7 @@ class Crops:
             OutputError: when one cannot be written.
         """
         if self._replaces:
-            self._remove_earlier()
+            remove_crops(self._folder.parent)
             self._replaces = False
         stem = f"{safe_name(Path(frame.source).stem)}-{frame.index:06}"
         numbers: Counter[int] = Counter()
@@ -72,13 +72,6 @@ class Crops:
                 temporary.write_bytes(data)
             self._written += 1
 
-    def _remove_earlier(self) -> None:
-        """Crops of another run, of whatever classes; other files are not ours."""
-        for path in sorted(self._folder.glob("*/*")):
-            if _OURS.fullmatch(path.name):
-                with suppress(OSError):
-                    path.unlink()
-
     def end(self, source: Source) -> None:
         """Nothing is open."""
 
@@ -88,6 +81,18 @@ class Crops:
 
     def drop(self) -> None:
         """Each file is whole, and stays."""
+
+
+def remove_crops(folder: Path) -> None:
+    """Remove the crops of an earlier run, of whatever classes, from a folder of results; other files are not ours."""
+    for path in sorted((folder / CROPS).rglob("*"), reverse=True):
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()  # where nothing else is in it
+            elif _OURS.fullmatch(path.name):
+                path.unlink()
+    with suppress(OSError):
+        (folder / CROPS).rmdir()
 
 
 def check_crops(model: ModelConfig) -> None:

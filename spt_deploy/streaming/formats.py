@@ -38,6 +38,15 @@ def known_formats(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name == "jsonl" or name in names)
 
 
+def formats_in(folder: Path, model: ModelConfig) -> tuple[str, ...]:
+    """The formats that a run left in ``folder`` and a model's answers can be written in."""
+    return tuple(
+        name
+        for name, file_name in (("csv", TABLE), ("coco", COCO_RESULTS))
+        if (folder / file_name).is_file() and (name == "csv" or model.task == "detect")
+    )
+
+
 def check_formats(formats: Sequence[str], model: ModelConfig, earlier: Sequence[str] = ()) -> None:
     """Whether a model's answers can be written so.
 

@@ -20,6 +20,7 @@ from spt_deploy.streaming.formats import check_formats, write_formats
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.overlay import DrawnOnce, Overlay
 from spt_deploy.streaming.resume import BEGUN, Begun, Earlier
+from spt_deploy.streaming.stale import remove_stale
 from spt_deploy.streaming.window import Window
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
@@ -106,7 +107,7 @@ class Outputs:
             self._made = [each for each in (folder, *folder.parents) if is_fresh or not each.exists()]
         except OSError as error:  # a name too long, a folder that may not be entered
             raise output_error(folder, error) from error
-        self._formats, self._model = wanted.formats, runner.facts.model
+        self._wanted, self._model = wanted, runner.facts.model
         self.log = PredictionLog(folder, earlier.lines)
         try:
             begun.note(self.log.path)  # first: until then the note of the run before names its lines
@@ -139,13 +140,18 @@ class Outputs:
     def keep(self) -> list[Path]:
         """Close everything, give it its names, make the other formats, and say what there is.
 
+        What a run that is replaced left and this one does not write is removed.
+
         Raises:
             OutputError: when one cannot be written; what has its name by then keeps it.
         """
         files = self.frames.keep() if self.frames else []
         predictions = self.log.keep()
         self._kept = True
-        return [*predictions, *write_formats(self._folder, self._formats, self._model), *files]
+        written = [*predictions, *write_formats(self._folder, self._wanted.formats, self._model), *files]
+        if not self._resumes:
+            remove_stale(self._folder, written, self._wanted.crops)
+        return written
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

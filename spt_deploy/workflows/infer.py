@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from spt_deploy.postprocess import Postprocessing
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.streaming.batches import MAX_WAIT
 from spt_deploy.streaming.budget import chosen_threshold
-from spt_deploy.streaming.formats import known_formats
+from spt_deploy.streaming.formats import formats_in, known_formats
 from spt_deploy.streaming.frames import Sampling, Source, expected_frames
 from spt_deploy.streaming.live import RECONNECT, LiveSource
 from spt_deploy.streaming.network import without_password
@@ -143,8 +143,9 @@ def infer(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
-        out: folder for the results, where files of the same names are replaced, and crops and what a killed run left
-            removed, unless it is resumed; ``runs/infer/NAME`` if None, under a name that is not taken.
+        out: folder for the results, where files of the same names are replaced, and what else an earlier run left is
+            removed, but for annotated images, unless it is resumed; ``runs/infer/NAME`` if None, under a name that is
+            not taken.
         overlay: ``boxes`` and ``selection``, either, or none; ``selection:3.5`` is that of block 3.5 alone, which a
             file says only if it was exported with ``--selection all``.
         conf: least score of a detection or of a multilabel class, in [0, 1].
@@ -163,7 +164,8 @@ def infer(
         show: a window with the annotated frames of each source; q or Escape there, or closing it, ends the run early
             and in order.
         resume: go on with the run in ``out`` that was stopped or killed: its lines stay, and frames that have one are
-            passed over; where there is none, begin it. The rest of an annotated video becomes a file of its own.
+            passed over; where there is none, begin it. The rest of an annotated video becomes a file of its own, and
+            other formats that are there are written anew.
         threshold: of the score, in (0, 1), above which SPA blocks keep a token; None is the model's own. Checkpoints
             take it, and files that were exported with ``runtime_threshold``.
         target_fps: frames a second that the model shall make: the threshold is moved to hold them (`streaming.budget`).
@@ -212,6 +214,8 @@ def infer(
             earlier = Earlier() if out is None else earlier_run(Path(out), resume)
             if resume and out is not None:
                 begun.check(Path(out))
+                left = formats_in(Path(out), runner.facts.model)
+                wanted = replace(wanted, formats=known_formats([*wanted.formats, *left]))
                 if on_resume:
                     on_resume(Path(out), sum(earlier.done.values()))
                 for source in opened:

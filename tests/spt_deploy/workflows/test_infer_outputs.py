@@ -38,6 +38,31 @@ def test_crops_are_written_without_a_video_one_a_detection(inside: Path) -> None
     assert files_in(inside / "out") == [*expected, "predictions.jsonl", "summary.json"]
 
 
+def test_what_an_earlier_run_wrote_and_this_one_does_not_goes_and_nothing_else(inside: Path) -> None:
+    for name in ("v", "w"):
+        write_video(inside / f"{name}.mp4", UNEVEN)
+    runner, formats = ColourRunner(facts_of("detect")), ("csv", "coco")
+    infer(["v.mp4", "w.mp4"], runner, out="out", formats=formats, save_crops=True)
+    for name in ("mine.annotated.mp4", "mine.csv", "crops/mine.jpg"):
+        (inside / "out" / name).touch()
+    infer(["v.mp4"], runner, out="out", max_frames=3)
+    mine = ["crops/mine.jpg", "mine.annotated.mp4", "mine.csv"]
+    assert files_in(inside / "out") == sorted([*mine, "annotated.mp4", "predictions.jsonl", "summary.json"])
+    infer(["v.mp4"], runner, out="out", video=False)
+    assert files_in(inside / "out") == sorted([*mine, "predictions.jsonl", "summary.json"])
+
+
+def test_a_run_that_is_resumed_writes_the_formats_anew_that_are_there(inside: Path) -> None:
+    write_video(inside / "v.mp4", UNEVEN)
+    runner = ColourRunner(facts_of("detect"))
+    infer(["v.mp4"], runner, out="out", video=False, max_frames=3, formats=["csv", "coco"], save_crops=True)
+    before = files_in(inside / "out")
+    report = infer(["v.mp4"], runner, out="out", video=False, resume=True)
+    assert {"predictions.csv", "predictions.coco.json"} <= {path.name for path in report.files}
+    assert len((inside / "out/predictions.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * len(UNEVEN)
+    assert files_in(inside / "out") == before
+
+
 def test_a_window_that_cannot_open_leaves_nothing_behind(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object) -> None:
         raise RuntimeMissingError("no window can be opened")
