@@ -67,6 +67,8 @@ class Prediction:
         selection: h x w float32 in [0, 1], covering the model's input: the share of SPA blocks that kept each
             token; None when the artefact does not say.
         masks: h x w bool, covering the model's input, of the SPA blocks that were asked for: the tokens that each kept.
+        is_finite: whether the model's logits, or its scores and the boxes of its answer, are all numbers; else NaN or
+            an infinity is among them, and the answer means nothing.
     """
 
     classes: tuple[Classification, ...] | None = None
@@ -75,6 +77,7 @@ class Prediction:
     overflow: tuple[int, ...] = ()
     selection: npt.NDArray[np.float32] | None = None
     masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    is_finite: bool = True
 
     @property
     def mean_select_ratio(self) -> float | None:
@@ -163,11 +166,14 @@ class Postprocessing:
             classes = detections = None
             if facts.model.task == "classify":
                 classes = best_classes(arrays["logits"][row], facts.model)
+                is_finite = np.isfinite(arrays["logits"][row]).all()
             elif facts.model.task == "multilabel":
                 classes = present_classes(arrays["logits"][row], facts.model, self.conf)
+                is_finite = np.isfinite(arrays["logits"][row]).all()
             else:
                 boxes, scores, labels = (arrays[name][row] for name in wanted)
                 detections = self._objects(boxes, scores, labels, facts.model, facts.preprocessing, size)
+                is_finite = np.isfinite(scores).all() and np.isfinite(boxes[scores >= self.conf]).all()
             predictions.append(
                 Prediction(
                     classes=classes,
@@ -177,6 +183,7 @@ class Postprocessing:
                     # A copy, so that one kept map does not keep the whole batch alive.
                     selection=None if maps is None else np.array(maps[row], dtype=np.float32),
                     masks={block: np.array(arrays[name][row], dtype=np.bool_) for block, name in masks.items()},
+                    is_finite=bool(is_finite),
                 )
             )
         return predictions

@@ -134,7 +134,7 @@ def command(
     from spt_deploy.runtimes import Runner
     from spt_deploy.streaming.budget import parse_threshold_range
     from spt_deploy.streaming.pipeline import Progress
-    from spt_deploy.workflows.infer import UnreadableInputs, infer
+    from spt_deploy.workflows.infer import BadResults, infer
 
     def on_model(runner: Runner, why: str) -> None:
         if why:
@@ -188,14 +188,14 @@ def command(
                 on_model=on_model,
                 on_resume=on_resume,
             )
-            unreadable = None
-        except UnreadableInputs as error:  # the job ran: its result is printed like any other, then the error
-            report, unreadable = error.report, error
+            bad = None
+        except BadResults as error:  # the job ran: its result is printed like any other, then the error
+            report, bad = error.report, error
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else _human(report))
     if report.go_on:
         status(report.go_on)
-    if unreadable is not None:
-        raise unreadable
+    if bad is not None:
+        raise bad
     if report.summary.stopped_by is not None:
         raise click.exceptions.Exit(128 + report.summary.stopped_by)  # as shells report a signal
 

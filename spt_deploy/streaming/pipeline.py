@@ -256,6 +256,7 @@ class Pipeline:
             self._log.write(frame, prediction, threshold)
         self._summary.inferred += 1
         self._summary.overflowed += any(prediction.overflow)
+        self._summary.not_finite += not prediction.is_finite
         self._summary.last = (frame.source, frame.index)
         ratio = prediction.mean_select_ratio
         if ratio is not None:

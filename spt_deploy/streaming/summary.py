@@ -113,6 +113,7 @@ class StreamSummary:
         mean_select_ratio: over frames and SPA blocks; None without SPA blocks.
         resumed: frames that an earlier run had answered.
         overflowed: frames of which static packing had no room for some token.
+        not_finite: frames whose answer is no number: see ``Prediction.is_finite``.
         follows_live: whether all sources are live, so that nothing can be faster than they are.
         budget: what came of a target rate; None without one.
     """
@@ -129,6 +130,7 @@ class StreamSummary:
     mean_select_ratio: float | None = None
     resumed: int = 0
     overflowed: int = 0
+    not_finite: int = 0
     follows_live: bool = False
     budget: BudgetReport | None = None
 
@@ -164,6 +166,7 @@ class StreamSummary:
                 "failed": len(self.failures),
                 "resumed": self.resumed,
                 "overflowed": self.overflowed,
+                "not_finite": self.not_finite,
             },
             "gaps": self.gaps,
             "fps": round(self.fps, 2),

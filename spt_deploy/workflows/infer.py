@@ -89,12 +89,20 @@ class InferReport:
         }
 
 
-class UnreadableInputs(ResultError):  # noqa: N818 - says what is the matter, as the errors it derives from do
-    """Some inputs could not be read; ``report`` tells of the others, whose results are in place."""
+class BadResults(ResultError):  # noqa: N818 - says what is the matter, as the errors it derives from do
+    """Something was the matter with a run that went through; ``report`` tells of it, and its results are in place."""
 
     def __init__(self, message: str, report: InferReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+class UnreadableInputs(BadResults):
+    """Some inputs could not be read."""
+
+
+class NoNumbers(BadResults):
+    """Some of the model's answers are no numbers."""
 
 
 def infer(
@@ -184,6 +192,7 @@ def infer(
         OutputError: when a result cannot be written. Then, and whatever else goes wrong, videos that are not whole are
             removed; lines that are stay, and the run can be resumed.
         UnreadableInputs: when some inputs could not be read; the results of the others are in place.
+        NoNumbers: when some of the model's answers are none; all the lines are in place.
     """
     if batch < 1:
         raise UsageError(f"batch is {batch}; expected 1 or more")
@@ -259,6 +268,8 @@ def infer(
                 write_summary(folder, report.to_dict())
             if summary.stopped_by is None:  # a signal that comes later stops nothing
                 (folder / BEGUN).unlink(missing_ok=True)
+    if summary.not_finite:
+        raise NoNumbers(_no_numbers(report), report)
     if summary.failures:
         raise UnreadableInputs(_unreadable(summary, folder), report)
     return report
@@ -311,6 +322,15 @@ def _unreadable(summary: StreamSummary, folder: Path) -> str:
     reasons = "; ".join(failure.reason for failure in summary.failures[:_NAMED_FAILURES])
     more = f"; and {count - _NAMED_FAILURES} more" if count > _NAMED_FAILURES else ""
     return f"{count} input{'s' if count > 1 else ''} could not be read: {reasons}{more}; the rest is in {folder}"
+
+
+def _no_numbers(report: InferReport) -> str:
+    summary = report.summary
+    sentence = (
+        f"the model's answers to {summary.not_finite} of {summary.inferred} frames are no numbers (NaN or infinite): "
+        f"the weights of {report.model} are damaged, or too large for {report.precision}; use another file"
+    )
+    return f"{sentence}; {_unreadable(summary, report.folder)}" if summary.failures else sentence
 
 
 def _go_on(summary: StreamSummary, folder: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spt_deploy.config import Task
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.postprocess import (
     Classification,
@@ -160,6 +161,25 @@ def test_a_prediction_as_a_dictionary_names_everything_and_rounds_it() -> None:
 def test_a_threshold_outside_0_to_1_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} is {value}; expected a number from 0 to 1"):
         Postprocessing(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("score", "corner", "is_finite"),
+    [(0.9, 8.0, True), (np.nan, 8.0, False), (0.9, np.inf, False), (0.1, np.inf, True)],  # the last is no answer
+)
+def test_a_detection_is_finite_where_scores_and_answers_are_numbers(
+    score: float, corner: float, is_finite: bool
+) -> None:
+    boxes = np.array([[[1, 1, 5, 5], [2, 2, corner, 9]]], np.float32)
+    arrays = {"boxes": boxes, "scores": np.array([[0.8, score]], np.float32), "labels": np.array([[0, 1]])}
+    assert Postprocessing().apply(arrays, facts_of("detect"), [(64, 64)])[0].is_finite == is_finite
+
+
+@pytest.mark.parametrize("task", ["classify", "multilabel"])
+def test_classes_are_finite_where_all_logits_are(task: Task) -> None:
+    arrays = {"logits": np.array([[0, 1, 2], [0, np.nan, 2], [0, 1, -np.inf]], np.float32)}
+    answers = Postprocessing().apply(arrays, facts_of(task), [(8, 8)] * 3)
+    assert [answer.is_finite for answer in answers] == [True, False, False]
 
 
 def test_a_missing_output_and_a_batch_of_another_size_are_named() -> None:

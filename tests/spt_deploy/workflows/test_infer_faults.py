@@ -175,6 +175,25 @@ def test_a_model_that_fails_in_mid_stream_shows_its_error_and_leaves_no_thread_a
     assert len(lines_of(inside / "out")) == 8
 
 
+class Diverged(ColourRunner):
+    """Answers its second batch with a logit that is no number."""
+
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        out = super()._run(images, threshold)
+        if len(self.batches) == 2:
+            out["logits"][0, 1] = np.nan
+        return out
+
+
+def test_answers_that_are_no_numbers_are_counted_and_said(call: Callable[..., Result], inside: Path) -> None:
+    write_video(inside / "v.mp4", range(10), FRAME)
+    result = call("v.mp4", "--batch", "4", "--json", runner=Diverged)
+    assert result.exit_code == 1
+    assert "error: the model's answers to 1 of 10 frames are no numbers (NaN or infinite)" in result.stderr
+    assert json.loads(result.stdout)["frames"]["not_finite"] == 1
+    assert len(lines_of(inside / "out")) == 10
+
+
 def test_a_model_that_fails_in_a_resumed_run_loses_no_line_of_the_one_before(inside: Path) -> None:
     write_video(inside / "v.mp4", range(40), FRAME)
     infer(["v.mp4"], ColourRunner(), out="out", max_frames=10, video=False)
