@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from spt_deploy.errors import SourceError, UsageError
+from spt_deploy.errors import InputError, SourceError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.images import read_image
 from spt_deploy.interrupt import StopRequest
@@ -97,7 +97,7 @@ class Predictor:
 
         Raises:
             SourceError: when the file cannot be read.
-            InputError: when the array is no such image, or the model takes no threshold.
+            InputError: when ``image`` is neither, or the model takes no threshold.
             UsageError: when the threshold is not in (0, 1).
         """
         return self.predict_batch([image], threshold)[0]
@@ -107,8 +107,7 @@ class Predictor:
         answers: list[Prediction] = []
         for start in range(0, len(images), self._batch):
             part = images[start : start + self._batch]
-            read = [read_image(Path(each)) if isinstance(each, str | Path) else each for each in part]
-            answers += self._answers(read, threshold)
+            answers += self._answers([_pixels(each) for each in part], threshold)
         return answers
 
     def stream(
@@ -181,3 +180,18 @@ class Predictor:
         arrays = self._runner.infer(self._buffer[: len(images)], self._threshold if threshold is None else threshold)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return self._postprocessing.apply(arrays, self.facts, sizes)
+
+
+def _pixels(image: Picture) -> npt.NDArray[np.uint8]:
+    """H x W x 3 uint8, BGR."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if not isinstance(image, np.ndarray):
+        hint = "cv2.imread gives None for a file that it cannot read: give the file's name, and the error says why"
+        if image is not None:
+            hint = "of a picture in RGB, as Pillow's, give numpy.asarray(picture)[..., ::-1]"
+        raise InputError(
+            f"an image of type {type(image).__name__}; expected a file's name, or a NumPy array H x W x 3 uint8, BGR; "
+            f"{hint}"
+        )
+    return image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,6 +94,19 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         Predictor(tmp_path / "nothing.onnx")
     with Predictor(ColourRunner()) as predictor, pytest.raises(InputError, match="expected H x W x 3 uint8"):
         predictor.predict(np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (None, "an image of type NoneType; expected .* cv2.imread gives None for a file that it cannot read"),
+        ([[0, 0, 0]], "an image of type list; expected a file's name, or a NumPy array"),
+        (memoryview(b""), r"an image of type memoryview; .* in RGB, as Pillow's, give numpy\.asarray"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(image: Any, sentence: str) -> None:
+    with Predictor(ColourRunner()) as predictor, pytest.raises(InputError, match=sentence):
+        predictor.predict_batch([picture(0), image])
 
 
 def test_the_precision_is_that_of_the_runner(model: Path) -> None:
