@@ -105,7 +105,8 @@ def _(
 def _unpack_project(
     o: Tensor, token_of_slot: Tensor, slot_of_token: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    return reference.unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
+    out = reference.unpack_project(o, token_of_slot, slot_of_token, residual, weight, bias)
+    return out if residual.is_contiguous() else torch.empty_like(residual).copy_(out)  # with the promised strides
 
 
 @_unpack_project.register_fake

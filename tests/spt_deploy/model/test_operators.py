@@ -40,7 +40,8 @@ def test_operators_keep_the_rules_of_torch_library(kept: int) -> None:
             check(torch.ops.spt.packed_attention.default, given, test_utils=tests)
     o, residual = torch.randn(kept, 8), torch.randn(2, 30, 8)
     weights = (torch.randn(8, 8), torch.randn(8))
-    check(torch.ops.spt.unpack_project.default, (o, token_of_slot, slot_of_token, residual, *weights), test_utils=tests)
+    for into in (residual, residual.transpose(0, 1).contiguous().transpose(0, 1)):
+        check(torch.ops.spt.unpack_project.default, (o, token_of_slot, slot_of_token, into, *weights), test_utils=tests)
 
 
 def test_under_autocast_operators_give_the_dtype_that_their_fakes_promise() -> None:
