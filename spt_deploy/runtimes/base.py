@@ -168,6 +168,12 @@ class Runner(ABC):
         blocks = self.facts.model.backbone.spa_blocks
         return bool(blocks) and {mask_output(block) for block in blocks} <= set(self._output_names())
 
+    @property
+    def lacks_selection(self) -> bool:
+        """Whether ``infer`` is known to return no selection, as of a file exported without; it must be open."""
+        names = self._output_names()
+        return bool(names) and "selection" not in names
+
     def _output_names(self) -> Sequence[str]:
         """What the open artefact returns; empty where that is not known."""
         return ()

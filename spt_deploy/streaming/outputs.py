@@ -64,6 +64,12 @@ class Wanted:
                 "or run the checkpoint"
             )
 
+        if self.overlay.is_selection_alone and runner.lacks_selection:
+            raise ArtefactError(
+                f"{runner.path} does not say what its blocks kept, and overlay is selection; export it without "
+                "--selection none, run the checkpoint, or use boxes, or none"
+            )
+
     @property
     def masks(self) -> tuple[str, ...]:
         """SPA blocks whose masks are drawn."""

@@ -85,12 +85,19 @@ class Overlay:
         _, colon, block = next(iter(selections), "").partition(":")
         return cls(boxes="boxes" in wanted, selection=bool(selections), block=block if colon else None)
 
+    @property
+    def is_selection_alone(self) -> bool:
+        """Whether the selection of all blocks is drawn and nothing else, so that without one nothing would be."""
+        return self.selection and self.block is None and not self.boxes
+
     def check(self, backbone: BackboneConfig) -> None:
-        """Whether a model has the block.
+        """Whether a model has the block, or, where the selection is all that is drawn, any.
 
         Raises:
             UsageError: when it has not.
         """
+        if self.is_selection_alone and not backbone.spa_blocks:
+            raise UsageError(f"overlay is selection, and this {backbone.name} selects nothing; use boxes, or none")
         if self.block is None or self.block in backbone.spa_blocks:
             return
         if not backbone.spa_blocks:

@@ -18,7 +18,7 @@ from spt_deploy.streaming.budget import chosen_threshold
 from spt_deploy.streaming.formats import formats_in, known_formats
 from spt_deploy.streaming.frames import Sampling, Source, expected_frames
 from spt_deploy.streaming.live import RECONNECT, LiveSource
-from spt_deploy.streaming.network import without_password
+from spt_deploy.streaming.network import StandardInput, without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
@@ -200,11 +200,15 @@ def infer(
         raise UsageError("no source was named; name an image, a folder, a glob, a video, a camera or an address")
     if resume and out is None:
         raise UsageError("there is no telling which run to resume; name its folder with --out")
+    if not reconnect >= 0:
+        raise UsageError(f"reconnect is {reconnect}; expected seconds, 0 for never")
     sampling = Sampling(start, stride, max_frames, duration)
     wanted = Wanted(Overlay.of(overlay), video, save_crops, show, known_formats(formats))
     postprocessing = Postprocessing(conf, iou, wanted.masks)
     _quieten_decoders()
     opened = open_sources(sources, reconnect, raw)
+    if raw is not None and not any(isinstance(source, StandardInput) for source in opened):
+        raise UsageError("raw is the size of frames from standard input, and no source is -; name it, or leave raw out")
     if show:
         check_display()
     with stop_on_signals() as stop:

@@ -166,6 +166,9 @@ def test_a_block_is_checked_against_those_of_the_model() -> None:
         Overlay.of(["selection:3.3"]).check(micro)
     with pytest.raises(UsageError, match=r"SPA block '3.1', and this swin_micro has none"):
         Overlay.of(["selection:3.1"]).check(BackboneConfig.from_name("swin_micro"))
+    with pytest.raises(UsageError, match=r"overlay is selection, and this swin_micro selects nothing"):
+        Overlay.of(["selection"]).check(BackboneConfig.from_name("swin_micro"))
+    Overlay().check(BackboneConfig.from_name("swin_micro"))  # there are boxes
 
 
 def test_two_selections_are_refused() -> None:

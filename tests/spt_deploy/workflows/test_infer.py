@@ -198,6 +198,7 @@ def test_when_the_model_fails_the_lines_that_are_whole_stay_and_nothing_half_wri
         ({"stride": 0}, "stride is 0"),
         ({"overlay": ("heat",)}, "overlay is 'heat'"),
         ({"formats": ("xml",)}, "format is 'xml'"),
+        ({"reconnect": -3.0}, r"reconnect is -3\.0; expected seconds, 0 for never"),
     ],
 )
 def test_a_bad_argument_is_refused_before_anything_is_read(arguments: dict[str, Any], sentence: str) -> None:

@@ -95,6 +95,22 @@ def test_what_the_model_cannot_give_is_refused_before_anything_is_run(
     assert not (inside / "out").exists()
 
 
+def test_the_selection_alone_of_a_file_that_does_not_say_it_is_refused(inside: Path) -> None:
+    made = make_exported(inside / "made", (64, 64), selection="none")
+    cv2.imwrite(str(inside / "x.png"), np.zeros((64, 64, 3), np.uint8))
+    options: dict[str, Any] = {"runtime": "onnxruntime", "device": "cpu", "out": "out"}
+    with pytest.raises(InputError, match=r"does not say what its blocks kept, and overlay is selection; export it"):
+        infer(["x.png"], made.onnx, overlay=["selection"], **options)
+    assert not (inside / "out").exists()
+    infer(["x.png"], made.onnx, **options)  # the classes are drawn
+
+
+def test_a_size_of_bare_frames_without_standard_input_is_refused(inside: Path) -> None:
+    write_video(inside / "v.mp4", [0, 40])
+    with pytest.raises(UsageError, match="no source is -; name it, or leave raw out"):
+        infer(["v.mp4"], ColourRunner(), raw=(48, 64))
+
+
 def test_the_selection_of_one_block_is_drawn_alike_from_a_checkpoint_and_from_a_file_that_says_it(inside: Path) -> None:
     made = make_exported(inside / "made", (96, 96), selection="all")
     random = np.random.default_rng(0)
