@@ -40,11 +40,12 @@ def known_formats(names: Sequence[str]) -> tuple[str, ...]:
 
 def formats_in(folder: Path, model: ModelConfig) -> tuple[str, ...]:
     """The formats that a run left in ``folder`` and a model's answers can be written in."""
-    return tuple(
-        name
-        for name, file_name in (("csv", TABLE), ("coco", COCO_RESULTS))
-        if (folder / file_name).is_file() and (name == "csv" or model.task == "detect")
-    )
+    try:
+        files = {path.name for path in folder.iterdir()}
+    except OSError:  # none there, or a name too long: who writes there tells why it cannot be
+        return ()
+    fitting = (("csv", TABLE), ("coco", COCO_RESULTS)) if model.task == "detect" else (("csv", TABLE),)
+    return tuple(name for name, file_name in fitting if file_name in files)
 
 
 def check_formats(formats: Sequence[str], model: ModelConfig, earlier: Sequence[str] = ()) -> None:
