@@ -15,6 +15,7 @@ from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.encoder import VideoEncoder
 from spt_deploy.streaming.frames import Frame, Image, ImageSource, Source, VideoSource
 from spt_deploy.streaming.overlay import Drawing
+from spt_deploy.streaming.source_names import below, common_root
 from spt_deploy.streaming.writers import Draft
 
 ANNOTATED_VIDEO = "annotated.mp4"
@@ -59,8 +60,7 @@ class Annotations:
         self._open: dict[Source, tuple[Draft, VideoEncoder]] = {}
         self._used: set[Path] = set()  # names of videos
         self._written: list[Path] = []  # whole files that are in place
-        roots = [source.root.absolute() for source in sources if isinstance(source, ImageSource)]
-        self._root = Path(os.path.commonpath(roots)) if roots else Path()
+        self._root = common_root(sources)
         self._images: dict[Path, Path] = {}  # annotated image: the picture that it shows
 
     def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> Image | tuple[bytes, str]:
@@ -129,8 +129,7 @@ class Annotations:
     def _image_path(self, frame: Frame, suffix: str) -> Path:
         """Of a picture always the same, whatever came before it: a resumed run finds the names it began with."""
         picture = Path(frame.source).absolute()
-        below = picture.parts[len(self._root.parts) :]  # not relative_to, to which //data lies not in /data
-        inside = Path(*(part for part in below if part != ".."))  # a glob may climb; what we write may not
+        inside = below(self._root, picture)
         folder = self._folder / ANNOTATED_IMAGES / inside.parent
         stem = inside.stem if suffix == inside.suffix else inside.name
         candidate, number = folder / _fitting(stem, suffix), 2

@@ -15,34 +15,36 @@ from spt_deploy.errors import UsageError
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.annotations import encoded_image
 from spt_deploy.streaming.frames import Frame, Image, Source
+from spt_deploy.streaming.source_names import SourceNames, safe_name
 
 CROPS = "crops"  # a folder
-_LONGEST_NAME = 120  # bytes; file systems take 255, and numbers and a temporary name's end follow
 _OURS = re.compile(r".+-\d{6,}-\d+\.(jpg|png)")  # what a crop is called
-_NO_NAME = re.compile(r"[^\w\-. ()+]")  # \w: letters and digits of any alphabet, and the underscore
 
 
 class Crops:
     """``crops/CLASSNAME/STEM-FRAME-NUMBER.jpg``: each box, from the frame as it was decoded.
 
-    NUMBER counts the objects of a class in a frame from 1, and goes on where a name is taken: sources may have equal
-    names. With the first frame of a new run the crops of an earlier one go; a run that is resumed keeps them. One that
-    was killed and is resumed may have the objects of the frame it was at twice.
+    STEM is that of the source, as `source_names` tells sources of equal names apart. NUMBER counts the objects of a
+    class in a frame from 1, and goes on where a name is taken. With the first frame of a new run the crops of an
+    earlier one go; a run that is resumed keeps them. One that was killed and is resumed may have the objects of the
+    frame it was at twice.
 
     Args:
         folder: of the results.
         model: gives the classes.
+        sources: all that will come, which decides the names.
         resumes: keep what is there.
 
     Raises:
         UsageError: when the model is no detector.
     """
 
-    def __init__(self, folder: Path, model: ModelConfig, resumes: bool = False) -> None:
+    def __init__(self, folder: Path, model: ModelConfig, sources: Sequence[Source], resumes: bool = False) -> None:
         check_crops(model)
         self._replaces = not resumes
         self._folder = folder / CROPS
         self._class_folders = class_folders(model.class_names)
+        self._names = SourceNames(sources)
         self._written = 0
 
     def prepare(self, source: Source, frame: Frame, prediction: Prediction) -> list[tuple[int, bytes, str]]:
@@ -61,13 +63,14 @@ class Crops:
         if self._replaces:
             remove_crops(self._folder.parent)
             self._replaces = False
-        stem = f"{safe_name(Path(frame.source).stem)}-{frame.index:06}"
+        name = self._names.of(source, frame)
         numbers: Counter[int] = Counter()
         for label, data, suffix in prepared:
             path = None
             while path is None or path.exists():
                 numbers[label] += 1
-                path = self._folder / self._class_folders[label] / f"{stem}-{numbers[label]}{suffix}"
+                last = f"{name.name}-{frame.index:06}-{numbers[label]}{suffix}"
+                path = self._folder / self._class_folders[label] / name.parent / last
             with atomic_path(path) as temporary:
                 temporary.write_bytes(data)
             self._written += 1
@@ -103,12 +106,6 @@ def check_crops(model: ModelConfig) -> None:
     """
     if model.task != "detect":
         raise UsageError(f"crops are the boxes of a detector, and this model's task is {model.task}; leave them away")
-
-
-def safe_name(name: str) -> str:
-    """``name`` as that of a file anywhere, with underscores for what may not be in one; never empty, never hidden."""
-    plain = _NO_NAME.sub("_", name).encode()[:_LONGEST_NAME].decode(errors="ignore").strip(" .")
-    return plain or "_"
 
 
 def class_folders(class_names: Sequence[str]) -> tuple[str, ...]:

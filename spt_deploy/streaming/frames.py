@@ -176,7 +176,9 @@ class ImageSource(Source):
     """A source of single images, each its own result.
 
     Attributes:
+        paths: of their files, in order.
         root: folder that all of them lie in.
     """
 
+    paths: Sequence[Path]
     root: Path

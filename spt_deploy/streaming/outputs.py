@@ -133,7 +133,7 @@ class Outputs:
                 threads = max(1, usable_cores() // runner.lanes) if runner.lanes > 1 else 0
                 writers.append(Annotations(folder, sources, drawing, runner.facts, self._resumes, threads))
             if wanted.crops:
-                writers.append(Crops(folder, runner.facts.model, self._resumes))
+                writers.append(Crops(folder, runner.facts.model, sources, self._resumes))
             if wanted.show:
                 writers.append(Window(drawing, runner.facts, stop))
         except BaseException as error:

@@ -13,22 +13,21 @@ from hypothesis import strategies as st
 from spt_deploy.errors import UsageError
 from spt_deploy.images import read_image
 from spt_deploy.postprocess import Classification, Detection, Prediction
-from spt_deploy.streaming.crops import Crops, class_folders, safe_name
+from spt_deploy.streaming.crops import Crops, class_folders
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.sources import open_sources
-from tests.spt_deploy.streaming.support import facts_of, files_in, give, picture
+from tests.spt_deploy.streaming.support import Recording, facts_of, files_in, give, picture
 
 NAMES = ("red", "a/b: c", "..")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
-    cv2.imwrite(str(tmp_path / "any.png"), picture(0))
-    return open_sources([tmp_path / "any.png"])[0]
+def source() -> Source:
+    return Recording("street.mp4")
 
 
-def crops_in(folder: Path, resumes: bool = False) -> Crops:
-    return Crops(folder, facts_of("detect", names=NAMES).model, resumes)
+def crops_in(folder: Path, *sources: Source, resumes: bool = False) -> Crops:
+    return Crops(folder, facts_of("detect", names=NAMES).model, sources, resumes)
 
 
 def frame_of(name: str = "street.mp4", index: int = 0) -> Frame:
@@ -54,7 +53,7 @@ def found(*boxes: tuple[float, float, float, float], label: int = 0) -> Predicti
 def test_a_crop_is_the_pixels_of_the_box_in_the_picture(
     box: tuple[float, float, float, float], columns: tuple[int, int], rows: int, source: Source, tmp_path: Path
 ) -> None:
-    give(crops_in(tmp_path / "out"), source, frame_of(), found(box))
+    give(crops_in(tmp_path / "out", source), source, frame_of(), found(box))
     (name,) = files_in(tmp_path / "out")
     image = read_image(tmp_path / "out" / name)
     assert image.shape == (rows, columns[1] - columns[0], 3)
@@ -62,30 +61,45 @@ def test_a_crop_is_the_pixels_of_the_box_in_the_picture(
 
 
 def test_a_box_outside_the_picture_is_left_out(source: Source, tmp_path: Path) -> None:
-    crops = crops_in(tmp_path / "out")
+    crops = crops_in(tmp_path / "out", source)
     give(crops, source, frame_of(), found((70, 5, 80, 10), (5, -9, 9, -1), (64, 0, 65, 9)))
     assert crops.keep() == []
     assert not (tmp_path / "out").exists()
 
 
-def test_names_say_class_source_frame_and_number_and_are_never_taken_twice(source: Source, tmp_path: Path) -> None:
+def test_names_say_class_source_frame_and_number_and_are_never_taken_twice(tmp_path: Path) -> None:
     box = (10.0, 5.0, 20.0, 15.0)
-    crops = crops_in(tmp_path / "out")
-    give(crops, source, frame_of("a/street.mp4", 88), found(box, box))
-    give(crops, source, frame_of("a/street.mp4", 88), found(box, label=1))
-    give(crops, source, frame_of("b/street.mp4", 88), found(box))  # another source of that name
-    give(crops, source, frame_of("a/street.mp4", 89), found(box))
-    give(crops_in(tmp_path / "out", resumes=True), source, frame_of("a/street.mp4", 88), found(box))
+    a, b = Recording("a/street.mp4"), Recording("b/street.mp4")
+    crops = crops_in(tmp_path / "out", a, b)
+    give(crops, a, frame_of("a/street.mp4", 88), found(box, box))
+    give(crops, a, frame_of("a/street.mp4", 88), found(box, label=1))
+    give(crops, b, frame_of("b/street.mp4", 88), found(box))
+    give(crops, a, frame_of("a/street.mp4", 89), found(box))
+    give(crops_in(tmp_path / "out", a, b, resumes=True), a, frame_of("a/street.mp4", 88), found(box))
     assert crops.keep() == [tmp_path / "out/crops"]
-    of_88 = [f"crops/red/street-000088-{number}.jpg" for number in (1, 2, 3, 4)]
-    assert files_in(tmp_path / "out") == ["crops/a_b_ c/street-000088-1.jpg", *of_88, "crops/red/street-000089-1.jpg"]
+    of_a = ["street-000088-1", "street-000088-2", "street-000088-3", "street-000089-1"]
+    names = ["a_b_ c/street-000088-1", "red/street-2-000088-1", *(f"red/{name}" for name in of_a)]
+    assert files_in(tmp_path / "out") == sorted(f"crops/{name}.jpg" for name in names)
+
+
+def test_images_of_equal_names_have_crops_in_the_folders_that_tell_them_apart(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), picture(0))
+    box = (10.0, 5.0, 20.0, 15.0)
+    for _ in range(2):  # the second replaces the first
+        (source,) = open_sources([tmp_path])
+        crops = crops_in(tmp_path / "out", source)
+        for name in ("a/1.png", "b/1.png"):
+            give(crops, source, frame_of(str(tmp_path / name)), found(box))
+        assert files_in(tmp_path / "out") == ["crops/red/a/1-000000-1.jpg", "crops/red/b/1-000000-1.jpg"]
 
 
 def test_a_new_run_removes_the_crops_of_the_one_before_and_nothing_else(source: Source, tmp_path: Path) -> None:
     box = (10.0, 5.0, 20.0, 15.0)
-    give(crops_in(tmp_path), source, frame_of(index=7), found(box, box, label=1))
+    give(crops_in(tmp_path, source), source, frame_of(index=7), found(box, box, label=1))
     (tmp_path / "crops/a_b_ c/chosen.jpg").touch()
-    again = crops_in(tmp_path)
+    again = crops_in(tmp_path, source)
     assert len(files_in(tmp_path / "crops")) == 3  # until there is an answer
     give(again, source, frame_of(index=8), found(box))
     give(again, source, frame_of(index=9), found(box))
@@ -93,7 +107,7 @@ def test_a_new_run_removes_the_crops_of_the_one_before_and_nothing_else(source: 
 
 
 def test_what_is_written_stays_when_the_run_fails(source: Source, tmp_path: Path) -> None:
-    crops = crops_in(tmp_path / "out")
+    crops = crops_in(tmp_path / "out", source)
     give(crops, source, frame_of(), found((10, 5, 20, 15), label=2))
     crops.drop()
     assert files_in(tmp_path / "out") == ["crops/_/street-000000-1.jpg"]
@@ -101,27 +115,13 @@ def test_what_is_written_stays_when_the_run_fails(source: Source, tmp_path: Path
 
 def test_a_classifier_has_no_crops(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this model's task is classify"):
-        Crops(tmp_path, facts_of("classify").model)
+        Crops(tmp_path, facts_of("classify").model, [])
 
 
 def test_a_frame_without_detections_has_none(source: Source, tmp_path: Path) -> None:
-    crops = crops_in(tmp_path / "out")
+    crops = crops_in(tmp_path / "out", source)
     give(crops, source, frame_of(), Prediction(classes=(Classification(0, "red", 0.9),)))
     assert crops.keep() == []
-
-
-@given(st.text(max_size=300))
-def test_a_safe_name_is_one_part_of_a_path_that_any_file_system_takes(name: str) -> None:
-    safe = safe_name(name)
-    assert 0 < len(safe.encode()) <= 120
-    assert not set(safe) & set('/\\:*?"<>|\0\n')
-    assert not safe.startswith((".", " "))
-    assert not safe.endswith((".", " "))
-
-
-def test_a_plain_name_stays_as_it_is() -> None:
-    for name in ("car", "traffic light", "Straßenbahn", "図", "a-b_c.2 (old)"):
-        assert safe_name(name) == name
 
 
 @given(st.lists(st.sampled_from(["a/b", "a:b", "A_b", "a_b-1", "a_b", "", ".", "car", "Car"]), unique=True))
