@@ -63,6 +63,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> bool:
+    """Make a folder and those above it; False where there is something of that name already.
+
+    Of two processes that make the same one only one hears True.
+
+    Raises:
+        OutputError: when it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise output_error(path, error) from error
+    return True
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8.
 

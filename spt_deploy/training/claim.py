@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from spt_deploy.atomic import output_error
+from spt_deploy.atomic import make_folder, output_error
 from spt_deploy.errors import UsageError
 from spt_deploy.training.ranks import is_main_process
 
@@ -35,7 +35,7 @@ def new_run_folder(data: Path, model: str) -> Iterator[Path]:
     if not is_main_process():
         yield folder
         return
-    while not _make(folder):
+    while not make_folder(folder):
         number += 1
         folder = RUNS / f"{name}-{number}"
     try:
@@ -53,7 +53,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         OutputError: when the folder cannot be written.
     """
     absent, path = _absent(folder), folder / _LOCK
-    _make(folder)
+    make_folder(folder)
     file = _open_locked(path)
     try:
         yield
@@ -88,17 +88,6 @@ def _open_locked(path: Path) -> IO[bytes]:
 def _absent(folder: Path) -> list[Path]:
     """Of a folder and those above it the ones that are not there, the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def _make(folder: Path) -> bool:
-    """Make a folder; False where it is there already."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise output_error(folder, error) from error
-    return True
 
 
 def _remove_empty(*folders: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from spt_deploy.atomic import output_error
+from spt_deploy.atomic import make_folder
 from spt_deploy.workflows.artefacts import RUNS
 
 
@@ -20,18 +20,7 @@ def fresh_folder(source: str) -> Path:
     name = Path(fixed[-1]).stem if fixed else ""
     base = RUNS / "infer" / (name.strip("./") or "images")
     folder, number = base, 2
-    while not _is_made(folder):
+    while not make_folder(folder):
         folder = base.with_name(f"{base.name}-{number}")
         number += 1
     return folder
-
-
-def _is_made(folder: Path) -> bool:
-    """Make it; False where there is something of that name."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise output_error(folder, error) from error
-    return True
