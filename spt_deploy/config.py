@@ -228,8 +228,8 @@ def parse_image_size(text: str) -> tuple[int, int]:
     Raises:
         UsageError: when the text is no size, or a side is below 32 pixels.
     """
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.strip().isdecimal() for p in parts):
+    parts = [part.strip() for part in text.lower().split("x")]  # int() knows fewer kinds of space
+    if len(parts) > 2 or not all(p.isdecimal() for p in parts):
         raise UsageError(f"image size {text!r} is no size; write 224 or 800x1280 (height x width)")
     sides = [int(p) for p in parts]
     return check_image_size((sides[0], sides[-1]))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spt_deploy.config import (
@@ -118,6 +118,7 @@ def test_a_size_that_is_written_is_read_back(height: int, width: int) -> None:
 
 
 @given(text=st.text(max_size=8))
+@example(text="64\x1f")
 def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
     try:
         size = parse_image_size(text)
