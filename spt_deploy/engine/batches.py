@@ -34,8 +34,8 @@ class BatchRange:
         Raises:
             UsageError: when the text is neither.
         """
-        parts = text.split(":")
-        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+        parts = [part.strip() for part in text.split(":")]
+        if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
             raise UsageError(f"batch is {text!r}; write 8, or MIN:OPT:MAX such as 1:8:16")
         sizes = [int(part) for part in parts]
         return cls(sizes[0], sizes[len(sizes) // 2], sizes[-1])
