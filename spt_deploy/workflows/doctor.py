@@ -167,7 +167,7 @@ def _check(
             if reason := _no_cuda(runtime, gpu):
                 return found("no device", reason)
         except Exception as error:  # see _run
-            return found("fails", f"{type(error).__name__}: {_first_line(error)}")
+            return found("fails", _named(error))
     return found(*_run(path, runtime, device, images, expected))
 
 
@@ -194,7 +194,7 @@ def _check_engine(
     except SptError as error:
         return found("fails", str(error))
     except Exception as error:
-        return found("fails", f"{type(error).__name__}: {_first_line(error)}")
+        return found("fails", _named(error))
     if device is None:
         return found("no device", "builds engines here, and PyTorch sees no CUDA device to run them on")
     return found(*_run(built.engine, runtime, "cuda", images, expected))
@@ -214,7 +214,7 @@ def _run(
     except SptError as error:
         return "fails", str(error)
     except Exception as error:  # a runtime that is installed by halves raises anything
-        return "fails", f"{type(error).__name__}: {_first_line(error)}"
+        return "fails", _named(error)
     tolerance = tolerance_for("fp32")
     # NumPy's maximum, for Python's passes over a NaN that is not the first.
     worst = float(np.max([np.abs(answer[name] - expected[name]).max() for name in expected]))
@@ -244,6 +244,10 @@ def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:
