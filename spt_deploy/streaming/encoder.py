@@ -22,6 +22,7 @@ _GAP_TICKS, _COARSE_RATE = 1 << 28, 20_000
 _FINEST, _COARSEST = Fraction(1, 1_000_000), Fraction(1)  # seconds; no camera needs more, and MP4 cannot hold all
 _LARGEST_SIDE = 16_384  # of x264
 _BT709 = 1  # code of its matrix, primaries and transfer alike; players guess by the size where a file does not say
+_ACCURATE_ROUNDING = 1 << 18  # libswscale's SWS_ACCURATE_RND, which PyAV 17 has no name for
 
 
 class VideoEncoder:
@@ -46,7 +47,7 @@ class VideoEncoder:
             "dst_colorspace": Colorspace.ITU709.value,
             "dst_color_range": ColorRange.MPEG.value,
             # Accurate rounding costs nothing here; without, every picture comes out two grey levels darker.
-            "interpolation": int(Interpolation.AREA | Interpolation.ACCURATE_RND),
+            "interpolation": Interpolation.AREA.value | _ACCURATE_ROUNDING,
         }
         self._final = final or path
         self._threads = threads
