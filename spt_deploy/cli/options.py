@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from spt_deploy.config import parse_image_size
 from spt_deploy.errors import UsageError
 
+if TYPE_CHECKING:
+    _SizeType = click.ParamType[tuple[int, int]]
+else:  # before 8.4 it is no generic class when it runs
+    _SizeType = click.ParamType
 
-class ImageSize(click.ParamType[tuple[int, int]]):
+
+class ImageSize(_SizeType):
     """``224`` or ``800x1280`` (height x width) as (height, width) in pixels."""
 
     name = "SIZE"
