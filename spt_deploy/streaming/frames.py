@@ -56,8 +56,8 @@ class Gap:
     Attributes:
         source: its name.
         index: number of the first frame after the gap.
-        time: when the gap began, on the clock of the source's frames, in seconds.
-        seconds: how long it lasted.
+        time: of the last frame before it, on the clock of the source's frames, in seconds.
+        seconds: from that frame to the first after it.
         reason: why the source was lost.
     """
 

@@ -86,7 +86,7 @@ class LiveSource(VideoSource):
         """Frames, and a Gap after each loss; a Failure at the end when the source stayed away."""
         self._stopped.clear()
         self._deadline = None
-        count, begun, lost, pause = 0, 0.0, None, _FIRST_PAUSE
+        count, begun, latest, lost, pause = 0, 0.0, 0.0, None, _FIRST_PAUSE
         first: float | None = None  # time of the first frame of a recording that is taken
         while True:
             reason = ""
@@ -105,8 +105,9 @@ class LiveSource(VideoSource):
                     shown = now - begun if arrival.time is None else arrival.time
                     number = self.first_index + count if self.live else count
                     if lost is not None:
-                        yield Gap(self.name, number, lost[0] - begun, now - lost[0], lost[1])
+                        yield Gap(self.name, number, latest - begun, now - latest, lost[1])
                         lost, pause = None, _FIRST_PAUSE
+                    latest = now
                     if sampling.takes(count):
                         first = shown if first is None else first
                         if not self.live and sampling.is_over(shown - first):
