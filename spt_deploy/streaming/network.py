@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
-from spt_deploy.streaming.video import FrameClock, cut_short, declared_duration, rate_of, unreadable, upright
+from spt_deploy.streaming.video import FrameClock, cut_short, declared_end, has_origin, rate_of, unreadable, upright
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -89,8 +89,8 @@ class NetworkStream(LiveSource):
             self.rate = rate_of(stream)
             clock, count, broken = None, 0, 0
             if not self.live:
-                duration = declared_duration(container, stream, self.rate)
-                clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=False)
+                end = declared_end(container, stream, self.rate)
+                clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin(container))
             converter = VideoReformatter()
             packets = container.demux(stream)
             while True:
@@ -116,7 +116,7 @@ class NetworkStream(LiveSource):
                 return
             if broken:
                 yield Failure(self.name, f"{self.name} is damaged: {unreadable(broken)}; the rest was used")
-            elif failure := cut_short(self.name, clock.end, duration, self.rate):
+            elif failure := cut_short(self.name, clock.end, end, self.rate):
                 yield failure
 
     def _reason(self, error: Exception, start: float, limit: float) -> str:
@@ -186,7 +186,7 @@ class StandardInput(VideoSource):
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"  # a thread a frame holds frames back
             self.rate = rate_of(stream)
-            clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin=True)
+            clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin(container))
             converter = VideoReformatter()
             count, broken, begun = 0, 0, None
             packets = container.demux(stream)

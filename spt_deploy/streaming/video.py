@@ -55,14 +55,12 @@ class VideoFile(VideoSource):
             stream = container.streams.video[0]
             self.time_base = Fraction(stream.time_base or Fraction(1, 90_000))
             self.rate = rate_of(stream)
-            start = stream.start_time or 0
-            self._has_origin = not int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN
-            self._total: int | None = stream.frames or None
-            self._end: Fraction | None = None
+            self._has_origin = has_origin(container)
             duration = declared_duration(container, stream, self.rate)
+            self._end = declared_end(container, stream, self.rate)
+            self._total: int | None = stream.frames or None
         if duration is not None:
             self._total = self._total or max(1, round(duration * self.rate))
-            self._end = (start if self._has_origin else 0) * self.time_base + duration
 
     def total(self) -> int | None:
         """The container's count of frames, else its duration times its rate; None without either."""
@@ -120,6 +118,18 @@ def rate_of(stream: VideoStream) -> Fraction:
     """Frames a second on average, as far as the stream tells."""
     rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
     return Fraction(rate) if 0 < rate <= _MAX_RATE else _FALLBACK_RATE
+
+
+def has_origin(container: InputContainer) -> bool:
+    """Whether timestamps count from the video's begin; those of MPEG-TS and the like from an arbitrary moment."""
+    return not int(container.format.flags) & _CLOCK_HAS_NO_ORIGIN
+
+
+def declared_end(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:
+    """When the video should end by its header, in seconds of its ``FrameClock``; None when the header does not say."""
+    duration = declared_duration(container, stream, rate)
+    start = (stream.start_time or 0) * Fraction(stream.time_base or 0) if has_origin(container) else Fraction(0)
+    return None if duration is None else start + duration
 
 
 def declared_duration(container: InputContainer, stream: VideoStream, rate: Fraction) -> Fraction | None:

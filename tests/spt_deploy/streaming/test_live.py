@@ -148,9 +148,12 @@ def folder_server(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_a_file_that_lies_elsewhere_is_a_recording(folder_server: str, tmp_path: Path) -> None:
-    path = write_video(tmp_path / "v.mp4", [0, 40, 100, 180, 400], container_options={"movflags": "+faststart"})
-    source = NetworkStream(f"{folder_server}/v.mp4", reconnect=60)
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+@pytest.mark.parametrize("begin", [0, 5000])
+def test_a_file_that_lies_elsewhere_is_a_recording(folder_server: str, tmp_path: Path, begin: int, name: str) -> None:
+    ticks = [begin + tick for tick in (0, 40, 100, 180, 400)]
+    path = write_video(tmp_path / name, ticks, container_options={"movflags": "+faststart"} if name == "v.mp4" else {})
+    source = NetworkStream(f"{folder_server}/{name}", reconnect=60)
     frames, gaps, failures = read(source)
     ours, theirs = list(VideoFile(path).frames(ALL)), frames
     assert [(f.index, f.time) for f in theirs] == [(f.index, f.time) for f in ours if isinstance(f, Frame)]

@@ -13,8 +13,9 @@ import pytest
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.network import StandardInput
 from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.video import VideoFile
 from tests.spt_deploy.streaming.servers import transport_stream
-from tests.spt_deploy.streaming.support import picture
+from tests.spt_deploy.streaming.support import picture, write_video
 
 
 def indices(data: bytes, raw: tuple[int, int] | None = None, sampling: Sampling | None = None) -> list[object]:
@@ -70,6 +71,17 @@ def test_after_the_last_frame_that_is_taken_nobody_waits_for_another() -> None:
 
 def test_duration_counts_from_the_first_frame_that_is_taken() -> None:
     assert indices(transport_stream(50), sampling=Sampling(start=30, duration=0.4)) == list(range(30, 40))
+
+
+@pytest.mark.parametrize(("name", "first"), [("v.ts", 0), ("v.mkv", 5)])
+def test_times_are_those_of_the_same_bytes_in_a_file(tmp_path: Path, name: str, first: float) -> None:
+    path = write_video(tmp_path / name, range(5000, 5200, 40))
+    piped, read = (
+        [frame.time for frame in source.frames(Sampling()) if isinstance(frame, Frame)]
+        for source in (StandardInput(io.BytesIO(path.read_bytes())), VideoFile(path))
+    )
+    assert piped == read
+    assert piped == pytest.approx([first + 0.04 * number for number in range(5)])  # a transport stream has no origin
 
 
 @pytest.mark.parametrize("kind", ["mpegts", "matroska"])
