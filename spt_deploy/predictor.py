@@ -132,7 +132,7 @@ class Predictor:
         Raises:
             InputError: at once when a threshold is given and the model takes none.
             SourceError: at once when a source is not there; after the last frame when some could not be read.
-            UsageError: at once when a number is out of range.
+            UsageError: at once when a number is out of range, or standard input is named twice.
         """
         if threshold is not None:
             self._runner.check_threshold(threshold)

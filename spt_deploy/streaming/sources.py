@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from spt_deploy.errors import SourceError
+from spt_deploy.errors import SourceError, UsageError
 from spt_deploy.images import find_images, is_image_name, read_image
 from spt_deploy.streaming.annotations import ANNOTATED_IMAGES
 from spt_deploy.streaming.crops import CROPS
@@ -87,7 +87,7 @@ def open_sources(
 
     Raises:
         SourceError: when a name means nothing that is there, or a folder without images.
-        UsageError: when ``reconnect`` is below 0.
+        UsageError: when ``reconnect`` is below 0, or standard input is named twice.
     """
     sources: list[Source] = []
     for name in names:
@@ -116,6 +116,8 @@ def open_sources(
                 f"there is no file or folder {name}; name an image, a folder, a glob, a video file, a list of such "
                 "(.txt), a camera by its number, an address such as rtsp://, or - for standard input"
             )
+    if sum(isinstance(source, StandardInput) for source in sources) > 1:
+        raise UsageError("standard input is named more than once; name - once, for what was read from it is gone")
     return sources
 
 

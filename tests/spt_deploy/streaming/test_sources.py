@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from spt_deploy.errors import SourceError
+from spt_deploy.errors import SourceError, UsageError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource
 from spt_deploy.streaming.sources import open_sources
 from tests.spt_deploy.streaming.support import picture, write_video
@@ -103,6 +103,12 @@ def test_a_glob_of_any_depth_is_not_lost_in_links_that_lead_back_up(folder: Path
     assert read(open_sources(["**/sub/**"])) == read(open_sources(["i*/sub/**/**/*.png"])) == ["in/sub/c.png"]
     absolute = read(open_sources([f"{folder}/**/*.png"]))
     assert [name.replace(f"{folder}/", "") for name in absolute] == found
+
+
+def test_standard_input_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "sources.txt").write_text("-\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="standard input is named more than once"):
+        open_sources(["-", tmp_path / "sources.txt"])
 
 
 def test_a_list_may_begin_with_a_mark_and_lie_in_a_folder_whose_name_is_a_glob(folder: Path) -> None:
