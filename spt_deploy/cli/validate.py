@@ -53,6 +53,9 @@ def command(
     comparing once more with the selection forced equal. With --labels the task's metric must be the same too. Exit
     code 1 when something differs.
 
+    A checkpoint runs as the first exported file does: at its size, packing and threshold. What another threshold costs
+    is seen between two exported files.
+
     Single elements of an int8 file need only be numbers: give --labels, on which its metric may drop by 0.01.
 
     The selection of an engine cannot be forced. Of a file exported with --selection all it tells what it selected, and
