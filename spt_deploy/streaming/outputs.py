@@ -122,7 +122,7 @@ class Outputs:
             self._remove_folders()
             raise
         earlier.tidy()
-        self._resumes = bool(earlier.lines)
+        self._resumes, self._earlier_files = bool(earlier.lines), earlier.files
         drawing = DrawnOnce(wanted.overlay)
         writers: list[FrameWriter] = []
         self.frames = _Together(writers) if wanted.video or wanted.crops or wanted.show else None
@@ -146,7 +146,8 @@ class Outputs:
     def keep(self) -> list[Path]:
         """Close everything, give it its names, make the other formats, and say what there is.
 
-        What a run that is replaced left and this one does not write is removed.
+        What a run that is resumed wrote is there, too; what one that is replaced left and this one does not write is
+        removed.
 
         Raises:
             OutputError: when one cannot be written; what has its name by then keeps it.
@@ -155,8 +156,9 @@ class Outputs:
         predictions = self.log.keep()
         self._kept = True
         written = [*predictions, *write_formats(self._folder, self._wanted.formats, self._model), *files]
-        if not self._resumes:
-            remove_stale(self._folder, written, self._wanted.crops)
+        if self._resumes:
+            return [*written, *(path for path in self._earlier_files if path not in written)]
+        remove_stale(self._folder, written, self._wanted.crops)
         return written
 
     def __exit__(

@@ -83,6 +83,13 @@ class Begun:
                 )
 
 
+def files_named(folder: Path) -> list[Path]:
+    """Results beside the summary in ``folder``, folders among them, that it names and that are still there."""
+    files = _values_in(folder / SUMMARY).get("files")
+    names = [Path(each).name for each in files if isinstance(each, str)] if isinstance(files, list) else []
+    return [folder / name for name in names if name != SUMMARY and (folder / name).exists()]
+
+
 def _noted(folder: Path) -> dict[str, Any]:
     """The note of a run that is not complete."""
     return _values_in(folder / BEGUN)
@@ -110,11 +117,13 @@ class Earlier:
         lines: of its predictions, each with its end.
         done: source and frame of each, and how often: a source may be named twice.
         leftovers: hidden files of runs that were killed; they may go once the lines are safe.
+        files: its results beside the lines, as far as its summary tells.
     """
 
     lines: tuple[str, ...] = ()
     done: Mapping[tuple[str, int], int] = field(default_factory=dict)
     leftovers: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def next_index(self, source: str) -> int:
         """The number after the last frame of a source that has an answer; 0 where none has."""
@@ -147,7 +156,15 @@ def earlier_run(folder: Path, resume: bool) -> Earlier:
     named = _noted(folder).get(_LINES)  # gone where the run could still give its lines their name
     begun = next((path for path in hidden if path.name == named), folder / PREDICTIONS)
     lines, done = _whole_lines(begun)
-    return Earlier(tuple(lines), done, leftovers)
+    return Earlier(tuple(lines), done, leftovers, tuple(files_named(folder)) if _is_summed_up(begun) else ())
+
+
+def _is_summed_up(lines: Path) -> bool:
+    """Whether the summary beside the lines is theirs, not that of a run which theirs was to replace when it failed."""
+    try:
+        return lines.with_name(SUMMARY).stat().st_mtime_ns >= lines.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from spt_deploy.streaming.annotations import ANNOTATED_VIDEO
 from spt_deploy.streaming.crops import remove_crops
 from spt_deploy.streaming.formats import COCO_RESULTS, TABLE
-from spt_deploy.streaming.resume import SUMMARY
+from spt_deploy.streaming.resume import files_named
 
 _OURS = re.compile(rf"{re.escape(TABLE)}|{re.escape(COCO_RESULTS)}|annotated(-\d+)?\.mp4")
 
@@ -26,19 +25,10 @@ def remove_stale(folder: Path, written: Collection[Path], crops: bool) -> None:
         written: files of this run.
         crops: whether this run writes crops, and so has removed those of the earlier one.
     """
-    named = _videos_named(folder / SUMMARY)
+    named = {path.name for path in files_named(folder) if path.name.endswith(f".{ANNOTATED_VIDEO}")}
     for path in folder.iterdir():
         if path not in written and (_OURS.fullmatch(path.name) or path.name in named):
             with suppress(OSError):
                 path.unlink()
     if not crops:
         remove_crops(folder)
-
-
-def _videos_named(summary: Path) -> set[str]:
-    """Names of the videos that a summary lists; none where it cannot be read."""
-    try:
-        names = [Path(each).name for each in json.loads(summary.read_text(encoding="utf-8"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {name for name in names if name.endswith(f".{ANNOTATED_VIDEO}")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,15 @@ def test_lines_under_a_hidden_name_count_where_the_note_names_them(tmp_path: Pat
 def test_a_damaged_note_says_nothing(data: bytes, tmp_path: Path) -> None:
     (tmp_path / BEGUN).write_bytes(data)
     BEFORE.check(tmp_path)
+
+
+@pytest.mark.parametrize(("lines_are_later", "named"), [(False, ["annotated.mp4"]), (True, [])])
+def test_a_summary_names_the_files_of_its_own_lines_only(
+    tmp_path: Path, lines_are_later: bool, named: list[str]
+) -> None:
+    (tmp_path / PREDICTIONS).write_text('{"source": "v.mp4", "frame": 0}\n', encoding="utf-8")
+    (tmp_path / "annotated.mp4").touch()
+    files = [f"elsewhere/{name}" for name in (PREDICTIONS, "annotated.mp4", "gone.mp4", SUMMARY)]
+    (tmp_path / SUMMARY).write_text(json.dumps({"files": files}), encoding="utf-8")
+    os.utime(tmp_path / PREDICTIONS, ns=(0, (tmp_path / SUMMARY).stat().st_mtime_ns + lines_are_later))
+    assert [path.name for path in earlier_run(tmp_path, resume=True).files if path.name != PREDICTIONS] == named

@@ -63,6 +63,18 @@ def test_a_run_that_is_resumed_writes_the_formats_anew_that_are_there(inside: Pa
     assert files_in(inside / "out") == before
 
 
+def test_a_run_that_is_resumed_names_what_it_wrote_before_and_its_successor_removes_that(inside: Path) -> None:
+    for name in ("v", "w"):
+        write_video(inside / f"{name}.mp4", UNEVEN)
+    runner = ColourRunner(facts_of("detect"))
+    before = infer(["v.mp4", "w.mp4"], runner, out="out", max_frames=3, save_crops=True)
+    report = infer(["v.mp4", "w.mp4"], runner, out="out", max_frames=3, resume=True)
+    assert {path.name for path in report.files} >= {"v.annotated.mp4", "w.annotated.mp4", "crops"}
+    assert set(report.files) == set(before.files)
+    infer(["v.mp4"], runner, out="out")
+    assert files_in(inside / "out") == ["annotated.mp4", "predictions.jsonl", "summary.json"]
+
+
 def test_a_window_that_cannot_open_leaves_nothing_behind(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object) -> None:
         raise RuntimeMissingError("no window can be opened")
