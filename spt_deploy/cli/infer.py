@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to draw: boxes, selection, both, or none; selection:3.5 is what block 3.5 kept.",
 )
-@click.option("--conf", type=float, default=0.25, show_default=True, help="Least score of a detection or label.")
+@click.option(
+    "--conf",
+    type=float,
+    default=0.25,
+    show_default=True,
+    help="Least score of a detection or multilabel class; a classifier always gives its best five.",
+)
 @click.option("--iou", type=float, default=0.5, show_default=True, help="Overlap from which two boxes are one object.")
 @click.option("--start", type=int, default=0, show_default=True, help="First frame of each source, counted from 0.")
 @click.option("--max-frames", type=int, metavar="N", help="At most N frames of each source.")
