@@ -36,12 +36,25 @@ class WithCompare(click.Group):
         return super().parse_args(ctx, args)
 
 
+class _UnnamedContext(click.Context):
+    @property
+    def command_path(self) -> str:
+        """As the user writes it: of the group alone."""
+        return self.parent.command_path if self.parent else ""
+
+
+class Unnamed(click.Command):
+    """The command that its group runs where none is named."""
+
+    context_class = _UnnamedContext
+
+
 @click.group("bench", cls=WithCompare, add_help_option=False)
 def command() -> None:
     """Time artefacts side by side, or compare two such runs."""
 
 
-@command.command("run", options_metavar="[OPTIONS]")
+@command.command("run", cls=Unnamed)
 @click.argument("artefacts", type=FILE, nargs=-1)
 @click.option(
     "--runtime",

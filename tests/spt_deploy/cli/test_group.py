@@ -56,6 +56,14 @@ def test_help_lists_every_command_of_the_table() -> None:
         assert help_line in result.output
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_and_errors_call_a_command_as_the_user_does(name: str) -> None:
+    usage = CliRunner().invoke(cli.main, [name, "--help"]).output.splitlines()[0]
+    assert usage.startswith(f"Usage: spt-deploy {name} [OPTIONS]")
+    wrong = CliRunner().invoke(cli.main, [name, "--no-such-option"])
+    assert f"see 'spt-deploy {name} --help'" in wrong.output
+
+
 def test_version_is_the_packages() -> None:
     assert spt_deploy.__version__ in CliRunner().invoke(cli.main, ["--version"]).output
 
