@@ -8,6 +8,7 @@ with Predictor("best.onnx") as model:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,8 @@ Picture = str | Path | npt.NDArray[np.uint8]
 
 class Predictor:
     """A model ready to answer. It is open from the start; use it in a ``with`` statement, or ``close`` it.
+
+    Threads may share one: they are answered one after the other.
 
     Args:
         model: a checkpoint, an exported file or an engine; of a folder the newest one in it that this machine can run;
@@ -78,6 +81,7 @@ class Predictor:
         if threshold is not None:
             model.check_threshold(threshold)
         self._threshold = threshold
+        self._lock = threading.Lock()
         self._stack = ExitStack()
         self._runner = self._stack.enter_context(model)
         self._batch = min(batch, model.max_batch or batch)
@@ -173,13 +177,15 @@ class Predictor:
     def _answers(self, images: Sequence[npt.NDArray[np.uint8]], threshold: float | None) -> list[Prediction]:
         if not images:
             return []
-        for place, image in enumerate(images):
-            self.facts.image_input.prepare(image, out=self._buffer[place])
-        if len(images) == self._batch:
-            self._runner.expect(self._batch)
-        arrays = self._runner.infer(self._buffer[: len(images)], self._threshold if threshold is None else threshold)
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return self._postprocessing.apply(arrays, self.facts, sizes)
+        with self._lock:
+            for place, image in enumerate(images):
+                self.facts.image_input.prepare(image, out=self._buffer[place])
+            if len(images) == self._batch:
+                self._runner.expect(self._batch)
+            chosen = self._threshold if threshold is None else threshold
+            arrays = self._runner.infer(self._buffer[: len(images)], chosen)
+            sizes = [(image.shape[0], image.shape[1]) for image in images]
+            return self._postprocessing.apply(arrays, self.facts, sizes)
 
 
 def _pixels(image: Picture) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 import spt_deploy
 from spt_deploy import Predictor
 from spt_deploy.errors import InputError, SourceError, UsageError
+from spt_deploy.image_input import Images
+from spt_deploy.runtimes.base import Arrays
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.streaming.support import ColourRunner, ExpectingRunner, facts_of, picture, write_video
@@ -46,6 +50,22 @@ def test_one_picture_many_and_a_file_have_the_same_answer(tmp_path: Path) -> Non
         assert [p.to_dict() for p in together] == [predictor.predict(p).to_dict() for p in pictures]
         assert predictor.predict(path).to_dict() == predictor.predict(str(path)).to_dict() == together[2].to_dict()
         assert predictor.predict_batch([]) == []
+
+
+class Dawdling(ColourRunner):
+    """Lets other threads go first."""
+
+    def _run(self, images: Images, threshold: float | None) -> Arrays:
+        time.sleep(0.01)
+        return super()._run(images, threshold)
+
+
+def test_threads_that_share_one_get_each_their_own_answer() -> None:
+    pictures = [picture(n) for n in range(8)]
+    with Predictor(Dawdling()) as predictor, ThreadPoolExecutor(4) as pool:
+        alone = [predictor.predict(each).to_dict() for each in pictures]
+        assert [answer.to_dict() for answer in pool.map(predictor.predict, pictures)] == alone
+    assert len({json.dumps(answer) for answer in alone}) > 1
 
 
 def test_a_full_batch_is_expected_and_no_other() -> None:
