@@ -5,6 +5,7 @@ Stages are numbered 1 to 4, as in the paper: ``spa_stages=(3, 4)`` is SPT, ``spa
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -94,8 +95,7 @@ class BackboneConfig:
             raise UsageError(f"spa_stages is {self.spa_stages}; expected ascending stage numbers from 1 to 4")
         if self.window < 1:
             raise UsageError(f"window is {self.window}; expected a positive number")
-        if not 0.0 < self.threshold < 1.0:
-            raise UsageError(f"threshold is {self.threshold}; expected a number between 0 and 1, both excluded")
+        check_threshold(self.threshold)
         if not 0.0 < self.keep_ratio <= 1.0:
             raise UsageError(f"keep_ratio is {self.keep_ratio}; expected a number above 0 and at most 1")
         if not 0.0 < self.capacity <= 1.0:
@@ -209,6 +209,19 @@ def mask_output(block: str) -> str:
     return f"kept_{block}"
 
 
+def check_threshold(threshold: float) -> float:
+    """``threshold`` of the sigmoid score if a model can take it: it computes in float32, where it must have a logit.
+
+    Raises:
+        UsageError: when it is not in (0, 1), or nearer to an end than float32 can say.
+    """
+    nearest = ctypes.c_float(threshold).value
+    if not 0.0 < nearest < 1.0:
+        said = f", in float32 {nearest:g}" if 0.0 < threshold < 1.0 else ""
+        raise UsageError(f"threshold is {threshold}{said}; expected a number between 0 and 1, both excluded")
+    return threshold
+
+
 def check_image_size(size: tuple[int, int]) -> tuple[int, int]:
     """``size`` (height, width in pixels) if a model can take it.
 
@@ -249,6 +262,7 @@ __all__ = [
     "Selector",
     "Task",
     "check_image_size",
+    "check_threshold",
     "mask_output",
     "parse_image_size",
 ]

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from spt_deploy.config import mask_output
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.config import check_threshold, mask_output
+from spt_deploy.errors import InputError
 from spt_deploy.facts import THRESHOLD_INPUT, ModelFacts
 from spt_deploy.image_input import Images
 
@@ -119,8 +119,7 @@ class Runner(ABC):
             InputError: when the artefact takes no threshold at run time.
             UsageError: when it is not in (0, 1).
         """
-        if not 0.0 < threshold < 1.0:
-            raise UsageError(f"threshold is {threshold}; expected a number between 0 and 1, both excluded")
+        check_threshold(threshold)
         if self.takes_threshold:
             return
         if not self.facts.model.backbone.selects_by_threshold:

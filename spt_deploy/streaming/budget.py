@@ -15,6 +15,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spt_deploy.config import check_threshold
 from spt_deploy.errors import UsageError
 from spt_deploy.runtimes.base import Runner
 
@@ -110,6 +111,8 @@ class Budget:
                 f"the threshold's range is {lowest:g} to {highest:g}; expected two numbers between 0 and 1, the lower "
                 "one first, such as --threshold-range 0.01:0.9"
             )
+        check_threshold(lowest)
+        check_threshold(highest)
         self._target_fps = target_fps
         self._bounds = (lowest, highest)
         self._logits = (_logit(lowest), _logit(highest))

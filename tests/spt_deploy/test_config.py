@@ -67,6 +67,8 @@ def test_a_model_survives_json(name: str, task: Any) -> None:
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"threshold": 1.0}, "threshold is 1.0"),
         ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": 0.99999999}, "threshold is 0.99999999, in float32 1; expected a number between 0 and 1"),
+        ({"threshold": 1e-50}, "threshold is 1e-50, in float32 0; expected a number between 0 and 1"),
         ({"keep_ratio": 0.0}, "keep_ratio is 0.0"),
         ({"window": 0}, "window is 0"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),

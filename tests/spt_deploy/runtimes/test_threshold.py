@@ -133,7 +133,7 @@ def test_a_checkpoint_that_selects_by_no_threshold_takes_none(variant: dict[str,
         open_runner(checkpoint, threshold=0.3)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 4.6, float("nan")])
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 4.6, float("nan"), 0.99999999])
 def test_a_threshold_is_a_share_and_no_logit(fixed: Exported, threshold: float) -> None:
     with open_runner(fixed.checkpoint) as runner, pytest.raises(UsageError, match="between 0 and 1, both excluded"):
         runner.infer(_images(1), threshold)

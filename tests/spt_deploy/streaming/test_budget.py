@@ -183,6 +183,8 @@ def test_a_target_that_is_no_rate_is_refused(target: float) -> None:
 def test_bounds_that_bound_nothing_are_refused(bounds: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="expected two numbers between 0 and 1, the lower one first"):
         Budget(30, *bounds)
+    with pytest.raises(UsageError, match=r"threshold is 0\.99999999, in float32 1"):
+        Budget(30, 0.5, 0.99999999)
 
 
 def test_a_range_is_two_numbers() -> None:
