@@ -156,13 +156,13 @@ def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str, a
     """Whether two artefacts can be compared at all; ``where`` names the candidate and ``against`` the reference.
 
     Raises:
-        InputError: when task, classes, backbone or input differ.
+        InputError: when task, classes, backbone, input differ.
     """
     pairs = {
         "task": (reference.model.task, candidate.model.task),
         "model": (reference.model.backbone.name, candidate.model.backbone.name),
         "list of classes": (", ".join(reference.model.class_names), ", ".join(candidate.model.class_names)),
-        "packing": (reference.model.backbone.packing, candidate.model.backbone.packing),
+        "packing": (_packing(reference.model.backbone), _packing(candidate.model.backbone)),
         "preprocessing": (str(reference.preprocessing), str(candidate.preprocessing)),
     }
     for what, (ours, theirs) in pairs.items():
@@ -171,6 +171,28 @@ def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str, a
                 f"{where} has another {what} than {against} ({_short(theirs)} against {_short(ours)}); "
                 "compare artefacts that were made from one checkpoint at one size and packing"
             )
+
+
+def check_same_threshold(
+    reference: ModelFacts, candidate: ModelFacts, where: str, against: str = "the reference"
+) -> None:
+    """Whether two artefacts of one model select by one threshold, without which they are sure to differ.
+
+    Raises:
+        InputError: when they do not; arguments as for ``check_same_model``.
+    """
+    ours, theirs = (facts.model.backbone.threshold for facts in (reference, candidate))
+    if reference.model.backbone.selects_by_threshold and ours != theirs:
+        raise InputError(
+            f"{where} selects by another threshold than {against} ({theirs:g} against {ours:g}), and so other tokens; "
+            "compare files that were exported at one --threshold, or with --runtime-threshold and --threshold here; "
+            "what a threshold costs is seen where each file is validated against its checkpoint with --labels"
+        )
+
+
+def _packing(backbone: BackboneConfig) -> str:
+    room = f" with capacity {backbone.capacity:g}" if backbone.packing == "static" and backbone.spa_blocks else ""
+    return f"{backbone.packing}{room}"
 
 
 def _short(text: str) -> str:

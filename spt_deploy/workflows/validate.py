@@ -22,6 +22,7 @@ from spt_deploy.parity.checks import (
     PairReport,
     batch_independence,
     check_same_model,
+    check_same_threshold,
     compare_runners,
     label_of,
 )
@@ -104,7 +105,8 @@ def validate(
         status: hears what is being done.
 
     Raises:
-        InputError: when the artefacts are not of one model, one takes no threshold, or ``data`` cannot be used.
+        InputError: when the artefacts are not of one model and threshold, one takes no threshold, or ``data`` cannot be
+            used.
         ArtefactError: when an artefact cannot be used.
         UsageError: when there is only one artefact in one runtime: nothing to compare; or a precision that none of them
             can be asked for.
@@ -131,6 +133,7 @@ def validate(
         for candidate in candidates:  # all before the first comparison, which takes a while
             named = _named(reference, candidate, paths)
             check_same_model(reference.facts, candidate.facts, label_of(candidate), named)
+            check_same_threshold(reference.facts, candidate.facts, label_of(candidate), named)
         if labels is not None:
             from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
 

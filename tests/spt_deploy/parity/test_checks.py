@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +15,16 @@ import torch
 from onnx import helper, numpy_helper
 
 from spt_deploy.errors import InputError
-from spt_deploy.facts import METADATA_KEY
+from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.blocks import SpaBlock
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-from spt_deploy.parity.checks import PairReport, batch_independence, check_same_model, compare_runners
+from spt_deploy.parity.checks import (
+    PairReport,
+    batch_independence,
+    check_same_model,
+    check_same_threshold,
+    compare_runners,
+)
 from spt_deploy.parity.inputs import folder_cases, generated_cases
 from spt_deploy.parity.probe import open_probe
 from spt_deploy.parity.selection import kept_of
@@ -213,6 +221,27 @@ def test_other_models_cannot_be_compared(made: Exported, tmp_path: Path) -> None
     ours, theirs = open_runner(made.checkpoint), open_runner(other.onnx)
     with ours, theirs, pytest.raises(InputError, match="another preprocessing"):
         compare_runners(ours, theirs, [])
+
+
+def test_another_capacity_is_another_packing_only_where_there_is_one(made: Exported) -> None:
+    held = partial(_held, made)
+    check_same_model(held(capacity=0.1), held(capacity=0.9), "other.onnx")
+    room, more = held(packing="static", capacity=0.1), held(packing="static", capacity=0.9)
+    with pytest.raises(InputError, match=r"packing .*\(static with capacity 0\.9 against static with capacity 0\.1\)"):
+        check_same_model(room, more, "other.onnx")
+
+
+def test_another_threshold_is_no_matter_where_none_selects(made: Exported) -> None:
+    held = partial(_held, made)
+    check_same_threshold(held(selector="topk", threshold=0.1), held(selector="topk", threshold=0.9), "other.onnx")
+    check_same_threshold(held(spa_stages=(), threshold=0.1), held(spa_stages=(), threshold=0.9), "other.onnx")
+    with pytest.raises(InputError, match=r"another threshold than the reference \(0\.9 against 0\.1\)"):
+        check_same_threshold(held(threshold=0.1), held(threshold=0.9), "other.onnx")
+
+
+def _held(made: Exported, **changes: Any) -> ModelFacts:
+    facts = load_checkpoint(made.checkpoint).facts
+    return replace(facts, model=replace(facts.model, backbone=replace(facts.model.backbone, **changes)))
 
 
 def test_a_folder_without_a_readable_image_is_an_error(made: Exported, tmp_path: Path) -> None:

@@ -40,6 +40,18 @@ def test_a_file_of_another_packing_is_held_against_the_file_that_the_checkpoint_
         validate([first.onnx, named], runtimes=["onnxruntime"])
 
 
+def test_files_of_another_threshold_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """Element by element they would only be said to differ."""
+    low = make_exported(tmp_path / "low", SIZE, threshold=0.2)
+    high = make_exported(tmp_path / "high", SIZE, threshold=0.8).onnx.rename(tmp_path / "high.onnx")
+    sentence = (
+        r"high\.onnx .* selects by another threshold than the reference model\.pt, which runs as model\.onnx does "
+        r"\(0\.8 against 0\.2\), .* exported at one --threshold, or with --runtime-threshold and --threshold here"
+    )
+    with pytest.raises(InputError, match=sentence):
+        validate([low.checkpoint, low.onnx, high], runtimes=["onnxruntime"])
+
+
 def test_the_newest_file_is_held_against_the_checkpoint_that_it_was_made_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
