@@ -109,6 +109,7 @@ def compile_model(
     options = options or options_for()
     try:
         model = core.read_model(inlined(proto).SerializeToString())
+        _forget_inner_names(model)
         if batch is not None:
             model.reshape(
                 {
@@ -122,6 +123,15 @@ def compile_model(
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {where}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _forget_inner_names(model: Any) -> None:
+    """Leave names to inputs and outputs alone: a step that OpenVINO takes out hands its names on to what is left."""
+    named = {name for port in (*model.inputs, *model.outputs) for name in port.names}
+    for node in model.get_ops():
+        for value in node.outputs():
+            if value.names.isdisjoint(named):
+                value.get_tensor().set_names(set())
 
 
 def _shown(of_file: str, asked: str | None) -> str:

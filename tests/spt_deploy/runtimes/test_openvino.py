@@ -44,6 +44,13 @@ def images(count: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np
     return np.random.default_rng(seed).standard_normal((count, 3, *SIZE), dtype=np.float32)
 
 
+def test_outputs_have_the_names_that_the_file_gives_them(tmp_path: Path) -> None:
+    """Of one SPA block: OpenVINO takes out the step that makes its ratio an output, whose input has a name too."""
+    made = make_exported(tmp_path, SIZE, spa_stages=(3,), depths=(1, 1, 1, 1))
+    with open_runner(made.onnx, "openvino") as runner:
+        assert list(runner.infer(images(1))) == ["logits", "select_ratio", "selection"]
+
+
 def test_the_second_time_nothing_is_compiled(made: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_runner(made.onnx, "openvino") as runner:
         first = runner.infer(images(3))
