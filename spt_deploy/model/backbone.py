@@ -74,7 +74,8 @@ class BackboneOutput:
         """
         if 4 not in self.spa_stages:
             return None
-        return self.scores[-1].sigmoid() * self.kept[-1]
+        # The sigmoid with all its digits where it is small: ONNX Runtime's own is exact to 1e-7, whatever it is.
+        return (-F.softplus(-self.scores[-1])).exp() * self.kept[-1]
 
     @property
     def selection(self) -> Tensor:
