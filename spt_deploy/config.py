@@ -93,8 +93,12 @@ class BackboneConfig:
                 )
         if not set(self.spa_stages) <= {1, 2, 3, 4} or list(self.spa_stages) != sorted(set(self.spa_stages)):
             raise UsageError(f"spa_stages is {self.spa_stages}; expected ascending stage numbers from 1 to 4")
-        if self.window < 1:
-            raise UsageError(f"window is {self.window}; expected a positive number")
+        if not isinstance(self.window, int) or self.window < 1:
+            raise UsageError(f"window is {self.window}; expected a positive whole number")
+        if not 0.0 < self.mlp_ratio < math.inf:
+            raise UsageError(f"mlp_ratio is {self.mlp_ratio}; expected a positive number")
+        if not math.isfinite(self.gate_bias):
+            raise UsageError(f"gate_bias is {self.gate_bias}; expected a number")
         check_threshold(self.threshold)
         if not 0.0 < self.keep_ratio <= 1.0:
             raise UsageError(f"keep_ratio is {self.keep_ratio}; expected a number above 0 and at most 1")
@@ -181,8 +185,8 @@ class ModelConfig:
             raise UsageError(f"class_names has repeated names: {', '.join(self.class_names)}")
         if self.head_width < 8 or self.head_width % 8:
             raise UsageError(f"head_width is {self.head_width}; expected a positive multiple of 8")
-        if self.top_k < 1:
-            raise UsageError(f"top_k is {self.top_k}; expected a positive number")
+        if not isinstance(self.top_k, int) or self.top_k < 1:
+            raise UsageError(f"top_k is {self.top_k}; expected a positive whole number")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for checkpoints."""
@@ -199,7 +203,7 @@ class ModelConfig:
             backbone = BackboneConfig(**values["backbone"])
             rest = {k: v for k, v in values.items() if k != "backbone"}
             return cls(backbone=backbone, **rest)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:  # int() of an infinity
             known = [f.name for f in fields(BackboneConfig)] + [f.name for f in fields(cls)]
             raise UsageError(f"not a model configuration: {error}; known fields are {', '.join(known)}") from error
 

@@ -59,7 +59,8 @@ class Preprocessing:
         check_image_size(self.size)
         if self.mode not in RESIZE_MODES:
             raise UsageError(f"resize mode is {self.mode!r}; known are {', '.join(RESIZE_MODES)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        numbers = np.isfinite((*self.mean, *self.std)).all()
+        if len(self.mean) != 3 or len(self.std) != 3 or not numbers or min(self.std) <= 0:
             raise UsageError(f"mean {self.mean} and std {self.std} must be three numbers each, std positive")
 
     @classmethod
@@ -80,7 +81,7 @@ class Preprocessing:
         """
         try:
             return cls(**{k: v for k, v in values.items() if k != "colour_order"})
-        except (TypeError, IndexError, ValueError) as error:
+        except (AttributeError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise UsageError(f"not a preprocessing description: {error}") from error
 
     def placement(self, source_size: tuple[int, int]) -> Placement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -71,6 +72,10 @@ def test_a_model_survives_json(name: str, task: Any) -> None:
         ({"threshold": 1e-50}, "threshold is 1e-50, in float32 0; expected a number between 0 and 1"),
         ({"keep_ratio": 0.0}, "keep_ratio is 0.0"),
         ({"window": 0}, "window is 0"),
+        ({"window": 7.0}, "window is 7.0; expected a positive whole number"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio is -1.0"),
+        ({"mlp_ratio": math.inf}, "mlp_ratio is inf"),
+        ({"gate_bias": math.nan}, "gate_bias is nan"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"spa_stages": (4, 3)}, "spa_stages is"),
         ({"spa_stages": (0,)}, "spa_stages is"),

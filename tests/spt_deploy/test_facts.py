@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -79,4 +80,11 @@ def test_a_value_out_of_range_is_an_artefact_error() -> None:
     values = json.loads(FACTS.to_json())
     values["preprocessing"]["size"] = [8, 8]
     with pytest.raises(ArtefactError, match="8x8 is too small"):
+        ModelFacts.from_dict(values, "x.onnx")
+
+
+@pytest.mark.parametrize("value", [None, [], "x", {"size": [math.inf, 64]}, {"size": [64, 64], "std": [math.nan] * 3}])
+def test_a_preprocessing_that_is_none_is_an_artefact_error(value: object) -> None:
+    values = FACTS.to_dict() | {"preprocessing": value}
+    with pytest.raises(ArtefactError, match=r"x\.onnx has a model description that cannot be read"):
         ModelFacts.from_dict(values, "x.onnx")
