@@ -186,7 +186,7 @@ def _metrics(
     from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
 
     status(f"measuring both on the validation images of {labels}")
-    return compare_metrics([ours, theirs], read_labelled(labels, None, facts.model), BATCH)
+    return compare_metrics([ours, theirs], read_labelled(labels, None, facts.model), BATCH, status=status)
 
 
 def _shortfall(report: PrecisionReport, source: Path, data: Path | None) -> str:

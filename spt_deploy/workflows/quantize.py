@@ -206,7 +206,7 @@ def write_int8(
             compared, agreed, differing = _compare(ours, theirs, data.to_compare)
             if data.labelled is not None:
                 status(f"measuring both on the {len(data.labelled.val)} validation images of {data.labels}")
-                metrics = compare_metrics([ours, theirs], data.labelled, BATCH, max_drop)
+                metrics = compare_metrics([ours, theirs], data.labelled, BATCH, max_drop, status)
     report = QuantizeReport(
         runtime=runtime,
         calibrated=quantized.images,

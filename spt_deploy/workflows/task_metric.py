@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.closed import infer_in_parts
 from spt_deploy.parity.tolerances import MAX_DROP
 from spt_deploy.runtimes import Runner
+from spt_deploy.training.annotations import MAX_BROKEN
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.dataset import DataSet, Samples
 from spt_deploy.training.formats import read_data
@@ -77,35 +78,48 @@ def read_labelled(folder: Path, format: str | None, model: ModelConfig) -> DataS
 
 
 def compare_metrics(
-    runners: Sequence[Runner], data: DataSet, batch: int, max_drop: float = MAX_DROP
+    runners: Sequence[Runner],
+    data: DataSet,
+    batch: int,
+    max_drop: float = MAX_DROP,
+    status: Callable[[str], None] = lambda text: None,
 ) -> list[MetricReport]:
-    """Measure every runner on all validation images; the first is the reference.
+    """Measure every runner on all validation images that can be read; the first is the reference.
 
     Args:
         runners: entered, of one model.
         data: see ``read_labelled``.
         batch: images a run.
         max_drop: what an int8 file may lose, in [0, 1].
+        status: hears of each image that is left out.
 
     Raises:
-        InputError: when no validation image can be read.
+        InputError: when no validation image can be read, or fewer than a run would train with (`MAX_BROKEN`).
     """
     reports: list[MetricReport] = []
     for runner in runners:
-        metric, images, values = _measure(runner, data, batch)
+        said = status if not reports else lambda text: None  # all read the same images
+        metric, images, values = _measure(runner, data, batch, said)
         before = reports[0].values[metric] if reports else values[metric]
         allowed = max_drop if runner.facts.precision == "int8" else None
         reports.append(MetricReport(label_of(runner), images, metric, values, values[metric] - before, allowed))
     return reports
 
 
-def _measure(runner: Runner, data: DataSet, batch: int) -> tuple[str, int, dict[str, float]]:
+def _measure(
+    runner: Runner, data: DataSet, batch: int, status: Callable[[str], None]
+) -> tuple[str, int, dict[str, float]]:
     """Name of the chief metric, images measured, all metrics."""
     preprocessing = runner.facts.preprocessing
     config = TrainConfig(Path(), Path(), task=runner.facts.model.task, imgsz=preprocessing.size)
     task = make_task(config, data)
     meter = task.meter()
-    loader = Loader(Samples(data.val, preprocessing, classes=len(data.class_names)), batch, workers=0)
+    loader = Loader(
+        Samples(data.val, preprocessing, classes=len(data.class_names)),
+        batch,
+        max_broken=MAX_BROKEN,
+        on_broken=lambda broken: status(f"left out: {broken.reason}"),
+    )
     images = 0
     for part in loader.epoch(0):
         if part.paths:

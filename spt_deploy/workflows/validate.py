@@ -152,7 +152,7 @@ def validate(
         metrics: list[MetricReport] = []
         if labels is not None:
             status(f"measuring on the validation images of {labels}")
-            metrics = compare_metrics(runners, labelled, batch)
+            metrics = compare_metrics(runners, labelled, batch, status=status)
     return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 

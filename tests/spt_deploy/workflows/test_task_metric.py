@@ -57,6 +57,22 @@ def test_top1_is_the_share_of_images_whose_class_is_the_best(folder: Path, tmp_p
     assert report.passed
 
 
+def test_what_training_leaves_out_is_left_out_and_named_once(folder: Path, tmp_path: Path) -> None:
+    broken = folder / "val/green/001.png"
+    broken.write_bytes(b"no image")
+    result = train(tiny_config(folder, tmp_path / "run", epochs=1))
+    assert result.best is not None
+    assert result.record is not None
+    said: list[str] = []
+    with open_runner(result.best) as first, open_runner(result.best) as second:
+        data = read_labelled(folder, None, first.facts.model)
+        reports = compare_metrics([first, second], data, batch=8, status=said.append)
+    assert [report.images for report in reports] == [len(data.val) - 1] * 2
+    assert reports[0].values["top1"] == pytest.approx(result.record["val"]["top1"])
+    assert len(said) == 1
+    assert str(broken) in said[0]
+
+
 def test_a_model_that_knows_less_does_not_pass(folder: Path, tmp_path: Path) -> None:
     trained = train(tiny_config(folder, tmp_path / "run", epochs=3)).best
     assert trained is not None
