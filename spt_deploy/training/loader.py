@@ -208,10 +208,15 @@ class Loader:
         self._batches.epoch = epoch
         for batch in self._loader:
             for broken in batch.broken:
-                self._count(broken)
+                self.count(broken)
             yield batch
 
-    def _count(self, broken: Broken) -> None:
+    def count(self, broken: Broken) -> None:
+        """Note an image that could not be read, here or in another process; one that is known changes nothing.
+
+        Raises:
+            InputError: when that makes more than ``max_broken`` allows.
+        """
         if broken.path in self.broken:
             return
         self.broken[broken.path] = broken

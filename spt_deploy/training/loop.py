@@ -124,6 +124,7 @@ class Trainer:
                 self._step(epoch, numbers, group, weights, meter, means)
                 shown = min(means.images * self.ranks.world, total)
                 progress.update(shown, _step_text(means, meter.result(), bool(self.model.config.backbone.spa_stages)))
+        self._share_broken(self.train_loader)
         means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
         if not means.images:
             raise InputError(f"none of the {total} training images can be read")
@@ -159,6 +160,7 @@ class Trainer:
             meter.update(output, batch)
             selection.update(output.features, batch.masks, batch.has_mask)
             means.add(self._measured(number, batch, output, task, select))
+        self._share_broken(self.val_loader)
         means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
         if not means.images:
             raise InputError(f"none of the {self.val_loader.images} validation images can be read")
@@ -239,6 +241,12 @@ class Trainer:
         if stops:
             raise Interrupted
         return sums
+
+    def _share_broken(self, loader: Loader) -> None:
+        """Have the images that any process could not read named by the main one, and counted by all."""
+        for of_rank in self.ranks.gather(list(loader.broken.values())):
+            for broken in of_rank:
+                loader.count(broken)
 
     def _merged(self, meter: Any, fresh: Callable[[], Any]) -> Any:
         """A meter that has counted what those of all processes have."""

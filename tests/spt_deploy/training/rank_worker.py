@@ -70,6 +70,17 @@ def run(data: Path, out: Path, rank: int) -> None:
     assert train(config, resume=True).epochs == 2
 
 
+def run_with_broken(out: Path, rank: int) -> None:
+    """A run that may leave out the images of ``out/broken`` that cannot be read, and one that may not."""
+    said: list[str] = []
+    train(tiny_config(out / "broken", out / "lenient", epochs=1, max_broken=0.2), reports=Reports(say=said.append))
+    (out / f"said-{rank}.txt").write_text("\n".join(said), encoding="utf-8")
+    try:
+        train(tiny_config(out / "broken", out / "strict", epochs=1, max_broken=0.1))
+    except InputError as error:
+        (out / f"strict-{rank}.txt").write_text(str(error), encoding="utf-8")
+
+
 def interrupted(rank: int) -> bool:
     """Whether the threads of an own group end when Ctrl-C comes while process 0 waits for process 1."""
     with join_ranks(torch.device("cpu")) as ranks:
@@ -100,6 +111,7 @@ def main() -> None:
                 batches = [batch_of(numbers) if len(numbers) else collate([]) for numbers in of_rank[rank]]
                 gradient(ranks, gate_bias, batches, out / f"{name}-{rank}.pt")
             run(data, out, rank)
+            run_with_broken(out, rank)
             assert interrupted(rank)
             group = weakref.ref(ranks.group)
             sys.setswitchinterval(100)  # what still needs the interpreter on another thread comes too late

@@ -27,6 +27,7 @@ from tests.spt_deploy.training.rank_worker import ALPHA, STEPS
 from tests.spt_deploy.training.support import make_image_folder, tiny_config
 
 ROOT = Path(__file__).parents[3]
+BROKEN = ("val/blue/000.png", "val/green/003.png", "val/red/001.png")  # in batches of process 0, 1 and 1
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have left what they found."""
     out = tmp_path_factory.mktemp("two")
     data = make_image_folder(out / "data")
+    broken = make_image_folder(out / "broken")
+    for name in BROKEN:
+        (broken / name).write_bytes(b"no image")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     worker = ["-m", "tests.spt_deploy.training.rank_worker", str(data), str(out)]
@@ -98,6 +102,18 @@ def test_metrics_are_exactly_those_of_one_process(two: Path) -> None:
     lines = (two / "straight/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     record: dict[str, Any] = json.loads(lines[-1])["val"]
     assert trainer.evaluate() == {name: value for name, value in record.items() if name != "seconds"}
+
+
+def test_the_main_process_names_and_reports_what_others_could_not_read(two: Path) -> None:
+    said = (two / "said-0.txt").read_text(encoding="utf-8")
+    assert [said.count(f"left out: {two / 'broken' / name} ") for name in BROKEN] == [1, 1, 1]
+    assert "3 unreadable images" in (two / "lenient/report.md").read_text(encoding="utf-8")
+    assert (two / "said-1.txt").read_text(encoding="utf-8") == ""
+
+
+def test_the_share_that_may_be_broken_is_that_of_all_processes_together(two: Path) -> None:
+    for rank in (0, 1):
+        assert "3 of 18 images cannot be read" in (two / f"strict-{rank}.txt").read_text(encoding="utf-8")
 
 
 def test_a_process_that_fails_ends_the_others_with_one_sentence(two: Path) -> None:
