@@ -15,7 +15,7 @@ be missing. Where the files lie:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ TITLE = "COCO JSON"
 LOOKS_FOR = "annotations/[instances_]train*.json or train/_annotations.coco.json, and the same for val"
 
 _TRIANGLE = 6  # numbers
+_NO_OBJECT = (AnnotationError, KeyError, TypeError, AttributeError)  # raised by an annotation that cannot be used
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # the first that is there
 
 
@@ -164,7 +165,7 @@ def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], l
                 _add(objects[image_id], annotation, places, images[image_id][1], where)
             elif image_id is None or image_id not in known:
                 raise AnnotationError(f"the image_id {annotation['image_id']}, which no image has")
-        except (AnnotationError, KeyError, TypeError, AttributeError) as error:
+        except _NO_OBJECT as error:
             image_id = id_of(annotation.get("image_id")) if isinstance(annotation, dict) else None
             name = images[image_id][0].name if image_id in images else f"image {image_id}"
             what = error if isinstance(error, AnnotationError) else f"not the fields of an object ({error!r})"
@@ -199,6 +200,15 @@ def _images(
         else:
             seen.add(image_id)
             yield image_id, (path, size)
+
+
+def is_object(annotation: dict[str, Any], category_ids: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether an annotation of an image of ``size`` (height, width) is one that ``read`` takes."""
+    try:
+        _add(ObjectList(size), annotation, {category: place for place, category in enumerate(category_ids)}, size, "")
+    except _NO_OBJECT:
+        return False
+    return True
 
 
 def _add(

@@ -204,27 +204,8 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
         return mosaic([scenes[i] for i in random.permutation(IMAGES)], self.preprocessing.size, random)
 
     def _scene(self, place: int) -> Scene:
-        """The image of a record and its objects as they are.
-
-        Raises:
-            SourceError: when the image or an outline cannot be read, or the annotations are for one of another size.
-        """
-        record, image = self.records[place], self._decoded(place)
-        if record.size is not None and record.size != image.shape[:2]:
-            raise SourceError(
-                f"{record.path} is {image.shape[1]} x {image.shape[0]} pixels and its annotations are for "
-                f"{record.size[1]} x {record.size[0]}; annotate the image as it is, with its EXIF orientation obeyed"
-            )
-        objects = record.objects
-        if record.size is None and objects is not None:  # nobody could look before
-            size = (image.shape[0], image.shape[1])
-            for number, box in enumerate(objects.boxes.tolist()):
-                if cut_box(tuple(box), size) is None:
-                    raise SourceError(
-                        f"{record.path} is {size[1]} x {size[0]} pixels and the box {', '.join(f'{v:g}' for v in box)} "
-                        f"(x0, y0, x1, y1) of its object {number} lies outside; correct its annotations"
-                    )
-        return Scene.of(image, objects)
+        """See `scene_of`; raises SourceError, too, when the image cannot be read."""
+        return scene_of(self.records[place], self._decoded(place))
 
     def _decoded(self, place: int) -> npt.NDArray[np.uint8]:
         image = self._cache.get(place)
@@ -234,3 +215,26 @@ class Samples(torch.utils.data.Dataset[Sample | Broken]):
                 self._cache_left -= image.nbytes
                 self._cache[place] = image
         return image
+
+
+def scene_of(record: Record, image: npt.NDArray[np.uint8]) -> Scene:
+    """The image of a record (H x W x 3, BGR, as decoded) and its objects as they are.
+
+    Raises:
+        SourceError: when an outline cannot be read, or the annotations are for an image of another size.
+    """
+    size = (image.shape[0], image.shape[1])
+    if record.size is not None and record.size != size:
+        raise SourceError(
+            f"{record.path} is {size[1]} x {size[0]} pixels and its annotations are for "
+            f"{record.size[1]} x {record.size[0]}; annotate the image as it is, with its EXIF orientation obeyed"
+        )
+    objects = record.objects
+    if record.size is None and objects is not None:  # nobody could look before
+        for number, box in enumerate(objects.boxes.tolist()):
+            if cut_box(tuple(box), size) is None:
+                raise SourceError(
+                    f"{record.path} is {size[1]} x {size[0]} pixels and the box {', '.join(f'{v:g}' for v in box)} "
+                    f"(x0, y0, x1, y1) of its object {number} lies outside; correct its annotations"
+                )
+    return Scene.of(image, objects)

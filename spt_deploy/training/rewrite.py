@@ -20,8 +20,9 @@ import numpy.typing as npt
 from spt_deploy.errors import InputError
 from spt_deploy.images import read_image
 from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
-from spt_deploy.training.annotations import load_json
-from spt_deploy.training.dataset import DataSet
+from spt_deploy.training.annotations import AnnotationError, load_json
+from spt_deploy.training.dataset import DataSet, Record, scene_of
+from spt_deploy.training.objects import cut_box
 from spt_deploy.training.outlines import RunLength, counts_of, read_numbers, voc_palette
 
 _JPEG_QUALITY = 95
@@ -36,13 +37,17 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def place_padded(source: Path, target: Path) -> None:
+def place_padded(source: Path, target: Path, records: Sequence[Record] = ()) -> None:
     """Write an image at twice its height and width, itself in the upper left and the rest black.
 
     Raises:
-        SourceError: when ``source`` cannot be read.
+        SourceError: when ``source`` cannot be read, or one of its records does not fit it: in an image of twice the
+            size it might.
     """
-    write_image(target, padded(read_image(source)))
+    image = read_image(source)
+    for record in records:
+        scene_of(record, image)
+    write_image(target, padded(image))
 
 
 def padded(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -110,6 +115,12 @@ def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             entries = [entry for entry in content[name] if isinstance(entry, dict)]
             content[name] = [entry for entry in entries if coco_json.id_of(entry.get(key)) in kept]
         if pads:
+            sizes = {record.image_id: record.size for record in data.splits[split] if record.size is not None}
+            content["annotations"] = [
+                annotation
+                for annotation in content["annotations"]
+                if coco_json.is_object(annotation, data.category_ids, sizes[int(annotation["image_id"])])
+            ]
             for image in content["images"]:
                 image["height"], image["width"] = 2 * int(image["height"]), 2 * int(image["width"])
             for annotation in content["annotations"]:
@@ -133,16 +144,16 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
     _write_lines(target / "classes.txt", data.class_names)
     for split, path in voc_xml.lists(place).items():
-        images = (record.path.relative_to(place / "JPEGImages") for record in data.splits[split])
+        images = [record.path.relative_to(place / "JPEGImages") for record in data.splits[split]]
         names = [image.with_suffix("").as_posix() for image in images]
         _write_lines(target / path.relative_to(place), names)
-        for name in names:
+        for name, record in zip(names, data.splits[split], strict=True):
             xml = target / "Annotations" / f"{name}.xml"
             if xml.exists():  # an image of both splits
                 continue
             xml.parent.mkdir(parents=True, exist_ok=True)
             text = (place / "Annotations" / f"{name}.xml").read_bytes()
-            xml.write_bytes(_padded_xml(text) if pads else text)
+            xml.write_bytes(_padded_xml(text, record.size) if pads and record.size else text)
             for shapes in ("SegmentationObject", "SegmentationClass"):
                 source = place / shapes / f"{name}.png"
                 if source.is_file() and pads:
@@ -153,13 +164,25 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
                     link(source, target / shapes / f"{name}.png")
 
 
-def _padded_xml(text: bytes) -> bytes:
+def _padded_xml(text: bytes, size: tuple[int, int]) -> bytes:
+    """The XML file of an image of ``size`` (height, width) for its padded image."""
     root = ElementTree.fromstring(text)
+    for item in root.iterfind("object"):
+        box = item.find("bndbox")
+        if box is not None and not _lies_in(item, size):
+            item.remove(box)  # the object stays: its place numbers those after it in the outlines
     for name in ("size/height", "size/width"):
         node = root.find(name)
         if node is not None and node.text:
             node.text = str(2 * int(float(node.text)))
     return bytes(ElementTree.tostring(root, encoding="utf-8"))
+
+
+def _lies_in(item: ElementTree.Element, size: tuple[int, int]) -> bool:
+    try:
+        return cut_box(voc_xml.box_of(item), size) is not None
+    except (AnnotationError, ValueError):
+        return False
 
 
 def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:

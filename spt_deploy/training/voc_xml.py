@@ -176,12 +176,23 @@ def _read_image(place: Path, name: str, left_out: LeftOut) -> _Image | None:
     items = []
     for number, node in enumerate(root.iterfind("object"), start=1):
         try:
-            x0, y0, x1, y1 = (float(_text(node, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            box = box_of(node)
             difficult = (node.findtext("difficult") or "0").strip() not in ("", "0")
-            items.append(_Item(_text(node, "name"), (x0 - 1, y0 - 1, x1, y1), difficult, number))
+            items.append(_Item(_text(node, "name"), box, difficult, number))
         except (AnnotationError, ValueError) as error:
             left_out.add(name, xml, f"{xml}: object {number} cannot be read: {error}")
     return _Image(name, path, size, tuple(items))
+
+
+def box_of(node: ElementTree.Element) -> tuple[float, float, float, float]:
+    """The box of an ``object``, xyxy in pixels from 0, x1 and y1 past the last one.
+
+    Raises:
+        AnnotationError: when it has none.
+        ValueError: when a corner is no number.
+    """
+    x0, y0, x1, y1 = (float(_text(node, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    return x0 - 1, y0 - 1, x1, y1
 
 
 def _text(node: ElementTree.Element, path: str) -> str:

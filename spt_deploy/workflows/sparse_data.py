@@ -124,7 +124,7 @@ def make_sparse(
         kept[split] = tuple(r for r, ratio in zip(records, ratios, strict=True) if ratio < limit)  # not where it is NaN
         counts[split] = _count(kept[split], ratios, limit)
     data = replace(data, train=kept["train"], val=kept["val"])
-    _check_left(data, limit)
+    _check_left(data, f"has less than {limit:.0%} of its pixels in objects; raise --max-ratio")
     with _new_folder(out) as folder:
         _place_images(link, image_jobs(data, source, folder), reports)
         write_annotations(data, source, folder, pads=False)
@@ -153,7 +153,7 @@ def make_padded(
 
     Raises:
         UsageError: when the format is not clear.
-        InputError: when the data set or an image cannot be read.
+        InputError: when the data set cannot be read, too many images cannot be used, or none of a class can.
         OutputError: when ``out`` is there, lies in ``source`` or cannot be written.
     """
     reports = reports or Reports()
@@ -161,12 +161,18 @@ def make_padded(
     before, left_out = data, LeftOut(source, max_broken)
     with _new_folder(out) as folder:
         jobs = image_jobs(data, source, folder)
-        for path, error in _place_images(place_padded, jobs, reports).items():
+        of_path = _by_path(data)
+
+        def place(path: Path, target: Path) -> None:
+            place_padded(path, target, of_path[path])
+
+        for path, error in _place_images(place, jobs, reports).items():
             left_out.add(str(path), path, str(error))
         left_out.check(len(jobs))
         lost = {broken.path for broken in left_out.broken}
         train, val = (tuple(r for r in records if r.path not in lost) for records in data.splits.values())
         data = replace(data, train=train, val=val)
+        _check_left(data, "can be used; put one there")
         write_annotations(data, source, folder, pads=True)
     counts = {}
     for split, records in data.splits.items():
@@ -236,18 +242,28 @@ def _count(kept: tuple[Record, ...], ratios: list[float], limit: float) -> Split
     )
 
 
-def _check_left(data: DataSet, limit: float) -> None:
+def _by_path(data: DataSet) -> dict[Path, list[Record]]:
+    """The records of each image, of which one in two splits has two."""
+    records: dict[Path, list[Record]] = {}
+    for record in (*data.train, *data.val):
+        records.setdefault(record.path, []).append(record)
+    return records
+
+
+def _check_left(data: DataSet, what: str) -> None:
+    """Whether both splits have an image left, and each class of a folder; ``what`` it takes to be left, and a remedy.
+
+    Raises:
+        InputError: when not.
+    """
     for split, records in data.splits.items():
         if not records:
-            raise InputError(f"no {split} image has less than {limit:.0%} of its pixels in objects; raise --max-ratio")
+            raise InputError(f"no {split} image {what}")
         if data.format == "folder":
             labels = {record.label for record in records}
             lost = [name for label, name in enumerate(data.class_names) if label not in labels]
             if lost:
-                raise InputError(
-                    f"no {split} image of the class {', '.join(lost)} has less than {limit:.0%} of its pixels in "
-                    "objects; raise --max-ratio, or leave the class out"
-                )
+                raise InputError(f"no {split} image of the class {', '.join(lost)} {what}, or leave the class out")
 
 
 @contextmanager

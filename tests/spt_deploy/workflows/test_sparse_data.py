@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,10 +15,21 @@ from click.testing import CliRunner
 from spt_deploy.cli import main
 from spt_deploy.cli.data import FORMAT_NAMES
 from spt_deploy.errors import InputError, OutputError, UsageError
+from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.dataset import Broken, Key, Sample, Samples
 from spt_deploy.training.formats import FORMATS, read_data
 from spt_deploy.training.rewrite import place_padded
 from spt_deploy.workflows.sparse_data import make_padded, make_sparse, object_ratio
-from tests.spt_deploy.training.data_formats import HEIGHT, WIDTH, Picture, make_truth, write_bdd, write_coco, write_voc
+from tests.spt_deploy.training.data_formats import (
+    HEIGHT,
+    WIDTH,
+    Picture,
+    Thing,
+    make_truth,
+    write_bdd,
+    write_coco,
+    write_voc,
+)
 from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
 
 Writer = Callable[[Path, dict[str, list[Picture]]], Path]
@@ -160,6 +172,53 @@ def test_a_broken_image_is_left_out_up_to_the_share(tmp_path: Path, truth: dict[
         with pytest.raises(InputError, match="more than the 0% that may be left out"):
             make(source, tmp_path / "none", max_broken=0.0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "make_padded", "make_sparse"]  # nothing half done
+
+
+@pytest.mark.parametrize("write", [write_coco, write_voc, write_bdd])
+def test_what_does_not_lie_in_its_image_does_not_lie_in_the_padded_one(
+    tmp_path: Path, truth: dict[str, list[Picture]], write: Writer
+) -> None:
+    stray = Thing("car", (WIDTH + 4, 4, WIDTH + 20, 20))
+    first, *others = truth["train"]
+    source = write(tmp_path / "data", truth | {"train": [replace(first, things=(stray, *first.things)), *others]})
+    make_padded(source, tmp_path / "padded")
+    padded = read_data(tmp_path / "padded", "detect")
+    preprocessing = Preprocessing.for_task("detect", (64, 64))
+    read = [Samples(data.train, preprocessing, classes=3)[Key(0, 0)] for data in (read_data(source, "detect"), padded)]
+    if write is write_bdd:  # the file does not say how large its images are: the whole image is left out
+        assert isinstance(read[0], Broken)
+        assert first.name not in {record.path.stem for record in padded.train}
+        return
+    before, after = read
+    assert isinstance(before, Sample)
+    assert isinstance(after, Sample)
+    assert before.box_labels.tolist() == after.box_labels.tolist()
+    assert len(after.boxes) == len(first.things)
+    objects = padded.train[0].objects
+    assert objects is not None
+    assert not objects.mask((2 * HEIGHT, 2 * WIDTH))[:, WIDTH:].any()
+
+
+def test_an_image_whose_run_lengths_cannot_be_drawn_is_left_out_of_the_padded_ones(
+    tmp_path: Path, truth: dict[str, list[Picture]]
+) -> None:
+    source = write_coco(tmp_path / "data", truth)
+    path = source / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "0"}  # a run of no pixel
+    content["annotations"][1]["segmentation"] = {"counts": [HEIGHT * WIDTH]}
+    path.write_text(json.dumps(content))
+    made = make_padded(source, tmp_path / "padded")
+    assert len(made.broken) == 2
+    assert "train_000" not in {r.path.stem for r in read_data(tmp_path / "padded").train}
+
+
+def test_a_class_of_which_no_image_is_left_is_said_before_training_says_it(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
+    (source / "val/green/000.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="no val image of the class green can be used; put one there, or leave"):
+        make_padded(source, tmp_path / "padded")
+    assert not (tmp_path / "padded").exists()
 
 
 def test_what_cannot_be_meant_is_said_before_anything_is_written(
