@@ -66,6 +66,8 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """
     import cv2
 
+    if path.suffix.lower() == ".pgm" and image.ndim == 3 and (image == image[:, :, :1]).all():
+        image = image[:, :, 0]  # which holds grey only; as decoded, it has three equal channels
     is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")  # other encoders warn of an option they do not know
     try:
         is_done, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if is_jpeg else [])

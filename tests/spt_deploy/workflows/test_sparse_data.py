@@ -127,11 +127,12 @@ def test_in_a_padded_image_folder_without_boxes_the_image_is_the_object(tmp_path
         assert object_ratio(record) == 0.25
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".pgm", ".ppm"])
 def test_padding_an_image_says_nothing_on_stderr(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cv2.imwrite(str(tmp_path / f"image{suffix}"), np.full((8, 8, 3), 200, dtype=np.uint8))
+    grey = np.full((8, 8), 200, dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / f"image{suffix}"), grey if suffix == ".pgm" else np.stack([grey] * 3, axis=2))
     place_padded(tmp_path / f"image{suffix}", tmp_path / f"padded{suffix}")
     assert capfd.readouterr() == ("", "")  # OpenCV warns there of an option that an encoder does not know
     assert cv2.imread(str(tmp_path / f"padded{suffix}")).shape == (16, 16, 3)
