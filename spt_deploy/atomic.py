@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from spt_deploy.errors import OutputError
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Below this a failed write is put down to the disk: native writers fill it to the last few blocks before they give up.
 _FULL_BELOW_BYTES = 1 << 20
+_TOKEN = 4  # random bytes of a temporary name
 _STEM = 40  # letters of a name that its temporary name repeats: four bytes each and what is added stay below 255
 
 
@@ -42,7 +44,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         OutputError: when the disk is full, the folder may not be written, or ``path`` is a folder.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem[-_STEM:]}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[-_STEM:]}.{os.getpid()}-{secrets.token_hex(_TOKEN)}{path.suffix}")
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; name a file")
@@ -61,6 +63,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote ``path`` have left; nobody may be writing it now."""
+    name = re.compile(rf"\.{re.escape(path.stem[-_STEM:])}\.\d+-[0-9a-f]{{{2 * _TOKEN}}}{re.escape(path.suffix)}")
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if name.fullmatch(other.name):
+                other.unlink()
 
 
 def make_folder(path: Path) -> bool:

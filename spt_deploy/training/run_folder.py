@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from spt_deploy.atomic import finite, write_json, write_text
+from spt_deploy.atomic import finite, remove_leftovers, write_json, write_text
 from spt_deploy.errors import ArtefactError, InputError, UsageError
 from spt_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.claim import RUNS
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.loop import Trainer
+from spt_deploy.training.loop import NOT_FINITE_LIST, Trainer
 from spt_deploy.version import __version__
 
 
@@ -75,6 +75,12 @@ class RunFolder:
         )
         for path in (*old, self.curves, self.report, *self.samples.glob("*.jpg")):
             path.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what an earlier process has left: halves of files, if it was killed, and the list of its bad batch."""
+        for path in (self.last, self.best, self.metrics, self.config, self.curves, self.report):
+            remove_leftovers(path)
+        (self.folder / NOT_FINITE_LIST).unlink(missing_ok=True)
 
     def save_best(self, trainer: Trainer, preprocessing: Preprocessing, record: dict[str, Any]) -> None:
         """Write ``best.pt``: weights, and of the trainer only what ``record`` measured."""

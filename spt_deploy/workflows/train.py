@@ -114,8 +114,10 @@ def _train(
     model.to(device)
     train_loader, val_loader = _loaders(config, data, preprocessing, device, ranks, reports)
     _say_what(reports, config, data, model, device, ranks)
-    if checkpoint is None and ranks.is_main:
-        folder.begin(config, data.class_names, {"train": len(data.train), "val": len(data.val)}, overwrite)
+    if ranks.is_main:
+        if checkpoint is None:
+            folder.begin(config, data.class_names, {"train": len(data.train), "val": len(data.val)}, overwrite)
+        folder.remove_leftovers()
     if not ranks.is_alone:
         # Every process has made the same weights; from here on each draws noise of its own for images of its own.
         set_seed(config.seed + ranks.rank * _SEED_STEP)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from spt_deploy.atomic import atomic_path, write_json, write_text
+from spt_deploy.atomic import atomic_path, remove_leftovers, write_json, write_text
 from spt_deploy.errors import OutputError
 
 
@@ -110,3 +110,21 @@ def test_json_is_valid_json_even_of_what_json_has_no_word_for(tmp_path: Path) ->
     write_json(path, value)
     expected = {"max": None, "list": [1.5, None, [None, 2]], "name": "Größe", "none": None}
     assert json.loads(path.read_text(encoding="utf-8")) == expected
+
+
+@pytest.mark.parametrize("name", ["last.pt", f"{'a' * 60} (1).pt", "metrics"])
+def test_what_a_killed_process_left_of_a_file_goes_and_nothing_else(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    others = [tmp_path / other for other in (f".{name}", ".last.txt", ".last.1-2.pt", "last.1-0123abcd.pt")]
+    for path in (target, *others):
+        path.write_text("whole")
+    with atomic_path(target) as temporary, atomic_path(tmp_path / "best.pt") as of_another:
+        temporary.write_text("half")
+        of_another.write_text("whole")
+        remove_leftovers(target)
+        assert not temporary.exists()
+        assert of_another.exists()
+        temporary.write_text("written again")
+    assert target.read_text() == "written again"
+    assert all(path.exists() for path in others)
+    remove_leftovers(tmp_path / "nowhere/last.pt")

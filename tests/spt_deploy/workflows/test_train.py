@@ -248,6 +248,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(folder: Path
     assert not (tmp_path / "run/last.pt").exists()
 
 
+def test_what_a_killed_or_spoilt_run_left_is_gone_from_the_next_one(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ResultError, match="the loss became"):
+        train(tiny_config(folder, out, lr=1e30, clip=1e30))
+    half = out / ".last.1234-0123abcd.pt"
+    half.write_bytes(b"half")
+    train(tiny_config(folder, out, epochs=1))
+    assert not half.exists()
+    assert not (out / "not_finite.txt").exists()
+    half.write_bytes(b"half")
+    train(tiny_config(folder, out, epochs=1), resume=True)
+    assert not half.exists()
+
+
 def test_a_gradient_that_is_no_number_stops_the_run_before_it_reaches_the_weights(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
