@@ -25,13 +25,14 @@ _LABEL_GAP = 4.5  # points of a percentage between two labels beside the curves
 _MOST_NAMED = 10  # blocks in a legend
 
 
-def draw_curves(path: Path, history: Sequence[Record], metric: str, chance: float | None = None) -> None:
+def draw_curves(path: Path, history: Sequence[Record], metric: str, best: int, chance: float | None = None) -> None:
     """Write ``curves.png``.
 
     Args:
         path: of the picture.
         history: a record an epoch, as in ``metrics.jsonl``; at least one.
         metric: name of the metric that chooses the best epoch, in [0, 1].
+        best: number of that epoch: of several with the highest metric it need not be the first.
         chance: what the metric is worth without looking at the image; None where that makes no sense.
 
     Raises:
@@ -51,7 +52,7 @@ def draw_curves(path: Path, history: Sequence[Record], metric: str, chance: floa
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 2, squeeze=False)
     _losses(axes[0, 0], history)
-    _metrics(axes[0, 1], history, metric, chance)
+    _metrics(axes[0, 1], history, metric, best, chance)
     if selects:
         _selection(axes[1, 0], history)
         _gates(axes[1, 1], history)
@@ -82,7 +83,7 @@ def _losses(axis: Axes, history: Sequence[Record]) -> None:
     axis.legend(handles, labels, frameon=False, labelcolor=_INK, fontsize=9)
 
 
-def _metrics(axis: Axes, history: Sequence[Record], metric: str, chance: float | None) -> None:
+def _metrics(axis: Axes, history: Sequence[Record], metric: str, best: int, chance: float | None) -> None:
     _frame(axis, f"{metric} in validation, %", history)
     ends: dict[str, float] = {}
     for name, last in history[-1]["val"].items():
@@ -96,12 +97,12 @@ def _metrics(axis: Axes, history: Sequence[Record], metric: str, chance: float |
         axis.annotate(name, (_epochs(history)[-1], height), (6, 0), textcoords="offset points", **_small())
     values = [100 * record["val"][metric] for record in history]
     axis.plot(_epochs(history), values, color=_VAL, linewidth=2, marker=_marker(history), markersize=4)
-    best = max(range(len(values)), key=lambda i: (values[i], -i))
-    axis.plot(_epochs(history)[best], values[best], marker="o", markersize=7, color=_VAL, clip_on=False)
-    beside = (6, -18) if best < len(values) / 2 else (-6, -18)
+    place = _epochs(history).index(best)
+    axis.plot(best, values[place], marker="o", markersize=7, color=_VAL, clip_on=False)
+    beside = (6, -18) if place < len(values) / 2 else (-6, -18)
     axis.annotate(
-        f"best {values[best]:.1f}",
-        (_epochs(history)[best], values[best]),
+        f"best {values[place]:.1f}",
+        (best, values[place]),
         beside,
         textcoords="offset points",
         color=_VAL,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spt_deploy.atomic import write_text
 from spt_deploy.errors import RuntimeMissingError
@@ -42,7 +44,7 @@ class Presentation:
         if progress.best is None:
             return
         trainer, config = self._trainer, self._trainer.config
-        curves = self._draw_curves(progress)
+        curves = self._draw_curves(progress.history, progress.best["epoch"])
         facts = RunFacts(
             config=config,
             model=trainer.model.config,
@@ -61,11 +63,11 @@ class Presentation:
         write_text(self._folder.report, report_text(facts))
         self._last = time.monotonic()
 
-    def _draw_curves(self, progress: Progress) -> bool:
+    def _draw_curves(self, history: Sequence[dict[str, Any]], best: int) -> bool:
         if not self._has_matplotlib:
             return False
         try:
-            draw_curves(self._folder.curves, progress.history, self._trainer.task.metric, self._chance)
+            draw_curves(self._folder.curves, history, self._trainer.task.metric, best, self._chance)
         except RuntimeMissingError as error:  # a run that has trained for days does not end for want of a picture
             self._has_matplotlib = False
             self._reports.say(str(error))

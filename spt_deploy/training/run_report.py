@@ -5,6 +5,7 @@ What was trained on what, what came of it, what to look at, and how to go on.
 
 from __future__ import annotations
 
+import html
 import os
 import platform
 import shlex
@@ -216,7 +217,8 @@ def _pictures(facts: RunFacts) -> Iterator[str]:
     cells = []
     for path, record in facts.samples:
         name = f"samples/{path.name}"
-        cells.append(f'<img src="{name}" width="224" alt="{path.stem}"><br>{_truth(record, facts.data)}')
+        truth = html.escape(_truth(record, facts.data)).replace("|", "&#124;")  # in a table's cell
+        cells.append(f'<img src="{name}" width="224" alt="{path.stem}"><br>{truth}')
     columns = min(4, len(cells))
     cells += [""] * (-len(cells) % columns)
     rows = [[""] * columns, *(cells[i : i + columns] for i in range(0, len(cells), columns))]

@@ -127,11 +127,31 @@ def test_chance_is_the_commonest_class_and_the_mean_share() -> None:
     ids=["one epoch", "deep", "swin"],
 )
 def test_curves_are_a_picture_whatever_the_run(tmp_path: Path, history: list[Any]) -> None:
-    draw_curves(tmp_path / "curves.png", history, "top1", 0.1)
+    draw_curves(tmp_path / "curves.png", history, "top1", 1, 0.1)
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture is not None
     assert picture.shape[1] == 1210
     assert picture.std() > 10
+
+
+def test_of_equal_epochs_the_curves_mark_the_one_that_the_report_calls_best(tmp_path: Path) -> None:
+    history = [epoch(i + 1, 0.5, kept=0.9 - 0.1 * i) for i in range(4)]
+    dots = []
+    for best in (1, 4):
+        path = tmp_path / f"{best}.png"
+        draw_curves(path, history, "top1", best)
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        dots.append(picture[: picture.shape[0] // 2, picture.shape[1] // 2 :])  # the metric's part
+    columns = np.flatnonzero((dots[0] != dots[1]).any(axis=(0, 2)))
+    assert columns.min() < dots[0].shape[1] / 4
+    assert columns.max() > dots[0].shape[1] * 3 / 4
+
+
+def test_a_class_name_does_not_break_the_table_of_samples() -> None:
+    facts = facts_of([epoch(1, 0.9)], best=1)
+    text = report_text(replace(facts, data=replace(facts.data, class_names=("a|b <c>", *CLASSES[1:]))))
+    assert "<br>a&#124;b &lt;c&gt; |" in text
 
 
 def test_without_matplotlib_curves_are_left_out_in_one_sentence(
@@ -141,7 +161,7 @@ def test_without_matplotlib_curves_are_left_out_in_one_sentence(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(RuntimeMissingError, match=r"pip install 'spt-deploy\[train\]'"):
-        draw_curves(tmp_path / "curves.png", [epoch(1, 0.5)], "top1")
+        draw_curves(tmp_path / "curves.png", [epoch(1, 0.5)], "top1", 1)
     assert not list(tmp_path.iterdir())
 
 
