@@ -154,7 +154,8 @@ def _lines(path: Path) -> list[str]:
 def image_file(place: Path, name: str) -> Path | None:
     """The image ``name`` of a data set; None where there is none."""
     suffixes = [".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})]
-    paths = (place / "JPEGImages" / f"{name}{suffix}" for suffix in suffixes)
+    written = (case for suffix in suffixes for case in (suffix, suffix.upper()))  # cameras write .JPG
+    paths = (place / "JPEGImages" / f"{name}{suffix}" for suffix in written)
     return next((p for p in paths if p.is_file()), None)
 
 

@@ -143,6 +143,13 @@ def test_the_class_file_of_voc_sets_the_order(tmp_path: Path) -> None:
     assert read_data(tmp_path, "multilabel").class_names == ("rider", "bus", "person", "car")
 
 
+@pytest.mark.parametrize("suffix", [".PNG", ".webp", ".JPG"])
+def test_an_image_of_voc_may_have_any_suffix_of_an_image(tmp_path: Path, suffix: str) -> None:
+    folder = write_voc(tmp_path / "data", make_truth(train=2, val=2))
+    renamed = (folder / "JPEGImages/train_001.png").rename(folder / f"JPEGImages/train_001{suffix}")
+    assert [record.path for record in read_data(folder, max_broken=0.0).train][1] == renamed
+
+
 def test_a_folder_of_no_format_is_told_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no data set of a known format; looked for COCO JSON: .*Pascal.*BDD.*image fold"
