@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,8 +230,13 @@ class Loader:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker: the workers are the parallelism, and OpenCV's own threads do not survive a fork."""
+    """One thread a worker: the workers are the parallelism, and OpenCV's own threads do not survive a fork.
+
+    And a process group of its own: a signal to the run's group is the main process's to answer, which needs the worker
+    until its step is done. ``timeout`` and torchrun send one there.
+    """
     import cv2
 
+    os.setpgid(0, 0)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

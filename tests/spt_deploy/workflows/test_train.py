@@ -305,6 +305,24 @@ def test_the_command_trains_resumes_and_prints_where_the_best_checkpoint_lies(fo
     assert "alpha is 0.5, was 0.01" in other.stderr
 
 
+def test_a_signal_to_the_whole_process_group_ends_the_run_as_one_to_its_main_process(
+    folder: Path, tmp_path: Path
+) -> None:
+    """What ``timeout`` sends; processes that read images get it, too."""
+    options = ["--model", "spt_micro", "--imgsz", "64", "--epochs", "30", "--device", "cpu", "--workers", "2"]
+    command = [sys.executable, "-m", "spt_deploy", "train", str(folder), *options, "--out", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment) as run:
+        assert run.stderr is not None
+        said = []
+        for line in run.stderr:
+            if line.startswith("epoch 1/30: loss"):
+                os.killpg(run.pid, signal.SIGTERM)
+            said.append(line)
+    assert run.returncode == 130, said
+    assert any("go on with: spt-deploy train --resume" in line for line in said)
+
+
 def test_ctrl_c_ends_the_command_with_how_to_go_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
