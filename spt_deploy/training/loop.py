@@ -104,7 +104,7 @@ class Trainer:
         """
         self._losses.train()
         train_mode(self.model, self.config.freeze)
-        meter, means, lr = self.task.training_meter(), Means(), 0.0
+        meter, means, lr = self.task.training_meter(), Means(self.alpha), 0.0
         steps = self.config.epochs * self._steps
         start = time.perf_counter()
         total = self.train_loader.images
@@ -125,7 +125,7 @@ class Trainer:
                 shown = min(means.images * self.ranks.world, total)
                 progress.update(shown, _step_text(means, meter.result(), bool(self.model.config.backbone.spa_stages)))
         self._share_broken(self.train_loader)
-        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
+        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part], self.alpha)
         if not means.images:
             raise InputError(f"none of the {total} training images can be read")
         record: dict[str, Any] = dict(means.losses)
@@ -149,7 +149,7 @@ class Trainer:
             Interrupted: before a batch, once a signal has come.
         """
         self._val_losses.eval()
-        meter, means = self.task.meter(), Means()
+        meter, means = self.task.meter(), Means(self.alpha)
         selection = SelectionMeter(self.model.config.backbone.spa_blocks)
         for number, batch in enumerate(self.val_loader.epoch(0)):
             self._agreed()
@@ -161,7 +161,7 @@ class Trainer:
             selection.update(output.features, batch.masks, batch.has_mask)
             means.add(self._measured(number, batch, output, task, select))
         self._share_broken(self.val_loader)
-        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part])
+        means = Means.of([batch for part in self.ranks.gather(means.batches) for batch in part], self.alpha)
         if not means.images:
             raise InputError(f"none of the {self.val_loader.images} validation images can be read")
         if not math.isfinite(means.losses["loss"]):
@@ -225,11 +225,12 @@ class Trainer:
 
     def _measured(self, number: int, batch: Batch, output: ModelOutput, task: Tensor, select: Tensor) -> BatchLosses:
         kept = output.features.select_ratio.mean() if output.features.kept else torch.zeros_like(task)
-        # One copy from the device, not three.
-        task_loss, of_select, ratio = torch.stack([task.detach(), select.detach(), kept]).tolist()
+        # One copy from the device, not four.
+        values = torch.stack([task.detach(), select.detach(), kept, batch.has_mask.sum().to(kept)])
+        task_loss, of_select, ratio, labelled = values.tolist()
         loss = task_loss + self.alpha * of_select if self.alpha else task_loss
         place = number * self.ranks.world + self.ranks.rank
-        return BatchLosses(place, len(batch.paths), loss, task_loss, of_select, ratio)
+        return BatchLosses(place, len(batch.paths), int(labelled), loss, task_loss, of_select, ratio)
 
     def _agreed(self, *counts: float) -> list[float]:
         """Sums of ``counts`` over all processes; they also agree here whether to stop, so that none waits for others.

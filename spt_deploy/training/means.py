@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-LOSSES = ("loss", "task_loss", "select_loss")
-
 
 class BatchLosses(NamedTuple):
     """What one batch measured.
@@ -13,14 +11,16 @@ class BatchLosses(NamedTuple):
     Attributes:
         number: of the batch in its epoch, over all processes.
         images: in it.
+        labelled: those of them where something is known of objects.
         loss: with the select loss in it.
-        task_loss: the task's part.
-        select_loss: not yet multiplied by alpha.
+        task_loss: the task's part, mean over the images.
+        select_loss: mean over the labelled ones, not yet multiplied by alpha.
         select_ratio: mean over images and SPA blocks.
     """
 
     number: int
     images: int
+    labelled: int
     loss: float
     task_loss: float
     select_loss: float
@@ -28,17 +28,26 @@ class BatchLosses(NamedTuple):
 
 
 class Means:
-    """Running means, each image counting alike."""
+    """Running means, each image counting alike; of the select loss, each where something is known of objects.
 
-    def __init__(self) -> None:
+    Attributes:
+        batches: taken in so far.
+        images: in them.
+        select_ratio: share of tokens that were kept, over all SPA blocks.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        """``alpha`` is the weight of the select loss."""
         self.batches: list[BatchLosses] = []
         self.images = 0
-        self._values = [0.0] * (len(LOSSES) + 1)
+        self.select_ratio = 0.0
+        self._alpha, self._labelled = alpha, 0
+        self._task_loss = self._select_loss = 0.0
 
     @classmethod
-    def of(cls, batches: list[BatchLosses]) -> Means:
+    def of(cls, batches: list[BatchLosses], alpha: float) -> Means:
         """The means over batches that several processes measured: in the order of their numbers, as one would have."""
-        means = cls()
+        means = cls(alpha)
         for batch in sorted(batches):
             means.add(batch)
         return means
@@ -50,15 +59,14 @@ class Means:
             return
         self.images += batch.images
         share = batch.images / self.images
-        for place, value in enumerate(batch[2:]):
-            self._values[place] += (value - self._values[place]) * share
+        self._task_loss += (batch.task_loss - self._task_loss) * share
+        self.select_ratio += (batch.select_ratio - self.select_ratio) * share
+        if batch.labelled:
+            self._labelled += batch.labelled
+            self._select_loss += (batch.select_loss - self._select_loss) * batch.labelled / self._labelled
 
     @property
     def losses(self) -> dict[str, float]:
         """``loss``, ``task_loss`` and ``select_loss``."""
-        return dict(zip(LOSSES, self._values, strict=False))
-
-    @property
-    def select_ratio(self) -> float:
-        """Share of tokens that were kept, over all SPA blocks."""
-        return self._values[-1]
+        loss = self._task_loss + self._alpha * self._select_loss if self._alpha else self._task_loss
+        return {"loss": loss, "task_loss": self._task_loss, "select_loss": self._select_loss}

@@ -201,6 +201,22 @@ def test_labels_can_take_the_place_of_the_selection(folder: Path, tmp_path: Path
     assert "Labels took the place" in (tmp_path / "run/report.md").read_text(encoding="utf-8")
 
 
+def test_the_select_loss_is_the_mean_over_labelled_images_whatever_the_batch(tmp_path: Path) -> None:
+    data = make_image_folder(tmp_path / "data", train=4, val=4)
+    for split in ("train", "val"):
+        (data / split / "green/boxes.txt").unlink()
+    records = []
+    for batch in (1, 5, 12):  # of images with boxes, without, and of both
+        config = tiny_config(data, tmp_path / f"run {batch}", batch=batch, epochs=1, lr=1e-12, alpha=1.0)
+        record = train(config).record
+        assert record is not None
+        assert record["train"]["loss"] == record["train"]["task_loss"] + record["train"]["select_loss"]
+        records.append(record["val"])
+    for record in records[1:]:
+        assert record["select_loss"] == pytest.approx(records[0]["select_loss"], rel=1e-3)
+        assert record["task_loss"] == pytest.approx(records[0]["task_loss"], rel=1e-3)
+
+
 def test_labels_that_are_not_there_cannot_select(tmp_path: Path) -> None:
     data = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
     with pytest.raises(UsageError, match="has neither boxes nor masks"):
