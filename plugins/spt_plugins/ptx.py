@@ -24,7 +24,7 @@ OLDEST = 80
 
 # The oldest PTX version that knows the architecture, times ten, from 8.0 (CUDA 12.0) on. Triton would write the newest
 # that its assembler knows, which drivers older than that assembler refuse ("unsupported toolchain").
-_PTX_VERSION = {100: 86, 101: 86, 103: 88, 120: 87, 121: 88}
+_PTX_VERSION = {88: 90, 100: 86, 101: 86, 103: 88, 110: 90, 120: 87, 121: 88}
 _OLDEST_PTX_VERSION = 80
 
 # TensorRT asks for network inputs and outputs aligned to 256 bytes and aligns what it allocates itself; PyTorch's

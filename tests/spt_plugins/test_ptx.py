@@ -68,6 +68,18 @@ def test_a_block_fits_every_multiprocessor(report: list[dict[str, Any]]) -> None
         assert row["shared_memory"] <= SHARED_MEMORY_LIMIT[row["arch"]], row
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("arch", [87, 100, 103, 110, 121])
+def test_other_architectures_from_the_oldest_on_work_alike(arch: int) -> None:
+    """In a process of its own: a PTX version that does not know the architecture ends the process."""
+    compiles = (
+        "from spt_plugins import launches, ptx, ptxas; "
+        "kernel = ptx.compile_ptx(launches.for_select_tokens(1, 196, usual_tokens=196).variant, {}); "
+        "print(kernel.arch, ptxas.assemble(kernel).spill_stores)"
+    )
+    assert run_python("-c", compiles.format(arch)).split() == [str(arch), "0"]
+
+
 def test_parameters_that_triton_appends_go_and_the_kernels_own_stay() -> None:
     stripped = strip_hidden_parameters(PTX, ("u64", "u32", "u64"))
     assert "add_kernel_param_2\n)" in stripped
