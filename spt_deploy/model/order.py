@@ -58,8 +58,8 @@ def _shift_mask(height: int, width: int, window: int, shift: int) -> npt.NDArray
     return np.where(flat[:, :, None] == flat[:, None, :], 0.0, -100.0).astype(np.float32)
 
 
-def _kept(make: Callable[..., npt.NDArray[np.generic]], device: torch.device, *sizes: int) -> Tensor:
-    key = (make.__name__, str(device), *sizes)  # what a compiler can compare, too
+def _kept(name: str, make: Callable[..., npt.NDArray[np.generic]], device: torch.device, *sizes: int) -> Tensor:
+    key = (name, str(device), *sizes)  # what a compiler can compare, too
     if key not in _on_device:
         with torch.inference_mode(False):  # autograd may meet the same table later
             table = torch.from_numpy(make(*sizes)).to(device)
@@ -78,17 +78,17 @@ def window_order(height: int, width: int, window: int, shift: int, device: torch
     Returns:
         N int64, a permutation of ``row * width + column``.
     """
-    return _kept(_window_order, device, height, width, window, shift)
+    return _kept("window_order", _window_order, device, height, width, window, shift)
 
 
 def window_place(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
     """Where each token of a map comes in the ``window_order`` of that map padded to whole windows: N int64."""
-    return _kept(_window_place, device, height, width, window, shift)
+    return _kept("window_place", _window_place, device, height, width, window, shift)
 
 
 def relative_position_index(window: int, device: torch.device) -> Tensor:
     """Row of the relative position table for each pair of tokens of one window, M*M x M*M int64 (Swin)."""
-    return _kept(_relative_position_index, device, window)
+    return _kept("relative_position_index", _relative_position_index, device, window)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
@@ -99,4 +99,4 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
     Returns:
         windows x M*M x M*M float32.
     """
-    return _kept(_shift_mask, device, height, width, window, shift)
+    return _kept("shift_mask", _shift_mask, device, height, width, window, shift)
