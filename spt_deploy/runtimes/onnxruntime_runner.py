@@ -22,6 +22,7 @@ from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
 from spt_deploy.runtimes.parts import may_be_cut
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA_OPTIONS = {"use_tf32": "0"}  # float32 has its 23 bits of mantissa: with ten of them parity fails
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
 
@@ -67,7 +68,7 @@ def open_session(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = _PROVIDERS[device]
     # CUDA sessions keep the CPU provider for shape arithmetic; a session wholly on the CPU is caught below.
-    providers = [provider] if device == "cpu" else [provider, _PROVIDERS["cpu"]]
+    providers = [provider] if device == "cpu" else [(provider, _CUDA_OPTIONS), _PROVIDERS["cpu"]]
     source = str(model) if isinstance(model, Path) else model
     try:
         session = ort.InferenceSession(source, options, providers=providers)

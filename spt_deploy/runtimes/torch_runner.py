@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,7 +107,7 @@ class TorchRunner(Runner):
 
     def _run(self, images: Images, threshold: float | None) -> Arrays:
         logit = None if threshold is None else torch.logit(torch.tensor(threshold, device=self._device))
-        with torch.inference_mode():
+        with torch.inference_mode(), _float32_convolutions():
             output = self.model(torch.from_numpy(images).to(self._device), threshold=logit)
             named = dict(output.named())
             if self._masks:
@@ -119,3 +121,15 @@ class TorchRunner(Runner):
 
     def _close(self) -> None:
         self._model = None
+
+
+@contextmanager
+def _float32_convolutions() -> Iterator[None]:
+    """All 23 bits of mantissa: PyTorch's default for convolutions on a GPU is TF32, which has ten, and parity fails."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

@@ -73,6 +73,26 @@ def test_gates_however_small_weigh_as_they_do_in_pytorch(low: Exported, runtime:
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4, rtol=1e-4)
 
 
+def test_pytorch_computes_float32_without_tf32_and_leaves_the_setting_as_it_was(made: Exported) -> None:
+    seen: list[str] = []
+    before = torch.backends.cudnn.conv.fp32_precision
+    with TorchRunner(made.checkpoint) as runner:
+        runner.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+        runner.infer(_images(1))
+    assert seen == ["ieee"]
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_onnxruntime_computes_float32_on_cuda_without_tf32(made: Exported) -> None:
+    ort = pytest.importorskip("onnxruntime", reason="an extra")
+    if not torch.cuda.is_available() or "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("needs a GPU and onnxruntime-gpu")
+    from spt_deploy.runtimes.onnxruntime_runner import open_session
+
+    options = open_session(made.onnx, "cuda").get_provider_options()["CUDAExecutionProvider"]
+    assert options["use_tf32"] == "0"
+
+
 def test_an_artefact_goes_to_the_runtime_that_takes_it(made: Exported) -> None:
     assert open_runner(made.checkpoint).runtime == "torch"
     assert open_runner(made.onnx, device="cpu").runtime == ("openvino" if is_installed("openvino") else "onnxruntime")
