@@ -57,10 +57,17 @@ class Variant:
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
     def launch(self, grid: tuple[int, ...], *arguments: Any) -> None:
-        """Run on the current CUDA stream; ``arguments`` are inputs, sizes and outputs in the order of the signature."""
+        """Run on the current stream of the tensors' device.
+
+        Args:
+            grid: numbers of programs.
+            arguments: inputs, sizes and outputs in the order of the signature, tensors of one device.
+        """
         if 0 in grid:  # nothing to do, and CUDA refuses an empty grid
             return
-        self.kernel[grid](*arguments, **self.constants, **self.options)
+        # Triton launches on the current device, wherever the tensors are.
+        with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
+            self.kernel[grid](*arguments, **self.constants, **self.options)
 
 
 _FLOAT_POINTERS = tuple(f"*{TRITON_TYPES[dtype]}" for dtype in FLOAT_TYPES)

@@ -84,3 +84,13 @@ def test_on_cuda_operators_keep_the_rules_of_torch_library() -> None:
         arguments = (qkv, lists[0], everything.cu_seqlens, table, 2, 3, 40, 8, packing)
         check(torch.ops.spt.packed_attention.default, arguments, test_utils=tests)
     check(torch.ops.spt.unpack_project.default, (o, *lists, h, *linear(64, 64, h.dtype)), test_utils=tests)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_kernels_run_on_the_gpu_that_holds_their_tensors() -> None:
+    torch_cuda.register()
+    chosen = select(2, 5, 8, share=0.5, window=3)
+    scores = (each.to("cuda:1") for each in chosen.scores)
+    token_of_slot = torch.ops.spt.select_tokens(*scores)[0]
+    assert torch.cuda.current_device() == 0
+    assert torch.equal(token_of_slot.to(DEVICE), chosen.token_of_slot)
