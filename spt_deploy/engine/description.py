@@ -18,6 +18,7 @@ FORMAT = 1  # of the JSON document
 PORTABLE = "portable"
 # What a portable engine of TensorRT-RTX runs on (its documentation, "CPU-Only AOT and TensorRT-RTX Engines").
 OLDEST_PORTABLE = 80
+OLDEST_COMPATIBLE = 80  # of TensorRT's hardware-compatible engines, wherever they were built (NvInfer.h, kAMPERE_PLUS)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class EngineDescription:
         capability: compute capability that it runs on, ``sm_89``, or ``portable``.
         batch: images a run.
         version_compatible: runs in later versions of the library's same major version.
-        hardware_compatible: runs on later GPUs too.
+        hardware_compatible: runs on all GPUs from Ampere on.
         onnx: name of the ONNX file that it was built from.
         onnx_sha256: of that file.
         plan_bytes: size of the engine file.
@@ -183,7 +184,7 @@ def check_gpu(description: EngineDescription, gpu: Gpu | None, engine: Path) -> 
     if there == PORTABLE:
         if here >= OLDEST_PORTABLE:
             return
-    elif here == _number(there) or (description.hardware_compatible and here > _number(there)):
+    elif here == _number(there) or (description.hardware_compatible and here >= OLDEST_COMPATIBLE):
         return
     raise ArtefactError(
         f"{engine.name} was built for {made_for}, and this machine has {gpu.name} ({gpu.capability}); rebuild it here: "

@@ -133,7 +133,7 @@ def test_a_version_compatible_engine_runs_in_later_versions_of_its_major_one_onl
     ("changes", "runs", "does_not"),
     [
         ({}, [ADA], [AMPERE, HOPPER, TURING]),
-        ({"hardware_compatible": True}, [ADA, HOPPER], [AMPERE, TURING]),
+        ({"hardware_compatible": True}, [AMPERE, ADA, HOPPER], [TURING]),
         ({"gpu": "", "capability": PORTABLE}, [ADA, AMPERE, HOPPER], [TURING]),
         ({"gpu": "", "capability": "sm_75"}, [TURING], [ADA]),
     ],
