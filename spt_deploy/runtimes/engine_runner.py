@@ -113,7 +113,8 @@ class _OpenEngine:
         tensors = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = self._trt.TensorIOMode.INPUT
         self.outputs = [each for each in tensors if self._engine.get_tensor_mode(each) != inputs]
-        self._device = {each: self._buffer(each, device="cuda") for each in tensors}
+        with torch.cuda.stream(self._stream):  # whose copies come after the zeros then
+            self._device = {each: self._buffer(each) for each in tensors}
         self._host = {each: torch.empty_like(self._device[each], device="cpu", pin_memory=True) for each in tensors}
         self._contexts: dict[int, Any] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -180,13 +181,13 @@ class _OpenEngine:
         if not context.execute_async_v3(self._stream.cuda_stream):
             raise ArtefactError(f"{self._name} does not run: {self._errors()}")
 
-    def _buffer(self, name: str, device: str) -> Tensor:
+    def _buffer(self, name: str) -> Tensor:
         shape = list(self._engine.get_tensor_shape(name))
         if shape:  # the threshold is a scalar
             shape[0] = self._description.batch.largest
         if min(shape, default=0) < 0:
             raise ArtefactError(f"{self._name} has an output {name} of unknown size {shape}; export the model again")
-        return torch.zeros(shape, dtype=_TORCH_TYPES[self._engine.get_tensor_dtype(name).name], device=device)
+        return torch.zeros(shape, dtype=_TORCH_TYPES[self._engine.get_tensor_dtype(name).name], device="cuda")
 
     def _errors(self) -> str:
         return self._log.take_errors() or "it gave no reason"
