@@ -96,3 +96,12 @@ def double(*tensors: Tensor) -> list[Tensor]:
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Same shape, and values as close as one kernel can be to ``expected``."""
     tolerances.assert_close(actual, expected, TOLERANCES)
+
+
+def assert_lists(found: tuple[Tensor, Tensor, Tensor], logits: Tensor, order: Tensor, threshold: Tensor) -> None:
+    """The reference's lists, exactly, and -1 in every slot past the last kept token."""
+    token_of_slot, slot_of_token, cu_seqlens = reference.select_tokens(logits, order, threshold)
+    tail = token_of_slot.new_full((logits.numel() - token_of_slot.numel(),), -1)
+    assert torch.equal(found[0], torch.cat([token_of_slot, tail]))
+    assert torch.equal(found[1], slot_of_token)
+    assert torch.equal(found[2], cu_seqlens)

@@ -2,27 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from spt_deploy.errors import UsageError
-from spt_deploy.model import reference
 from spt_plugins import select_tokens as module
 from spt_plugins.select_tokens import select_tokens
 from spt_plugins.variant import Variant
-from tests.spt_plugins.kernel_cases import DEVICE, KEPT, NAN, select
+from tests.spt_plugins.kernel_cases import DEVICE, KEPT, NAN, assert_lists, select
 
 NOT_WRITTEN = -77
-
-
-def assert_lists(found: tuple[Tensor, Tensor, Tensor], logits: Tensor, order: Tensor, threshold: Tensor) -> None:
-    """The reference's lists, exactly, and -1 in every slot past the last kept token."""
-    token_of_slot, slot_of_token, cu_seqlens = reference.select_tokens(logits, order, threshold)
-    tail = token_of_slot.new_full((logits.numel() - token_of_slot.numel(),), -1)
-    assert torch.equal(found[0], torch.cat([token_of_slot, tail]))
-    assert torch.equal(found[1], slot_of_token)
-    assert torch.equal(found[2], cu_seqlens)
 
 
 def launch(form: Variant, logits: Tensor, order: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,18 +30,6 @@ def launch(form: Variant, logits: Tensor, order: Tensor, threshold: Tensor) -> t
 def test_lists_equal_the_reference_for_any_number_of_kept_tokens(kept: int | None, batch: int) -> None:
     chosen = select(batch, 7, 9, kept=kept)
     assert_lists(select_tokens(*chosen.scores), *chosen.scores)
-
-
-@settings(max_examples=25, deadline=None)
-@given(batch=st.integers(1, 5), tokens=st.integers(1, 300), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-def test_lists_equal_the_reference_for_any_size_order_and_share(
-    batch: int, tokens: int, share: float, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.rand(batch, tokens, generator=generator).to(DEVICE)
-    order = torch.randperm(tokens, generator=generator).to(DEVICE)
-    threshold = torch.tensor(1 - share, device=DEVICE)
-    assert_lists(select_tokens(logits, order, threshold), logits, order, threshold)
 
 
 @pytest.mark.parametrize("tile", module.TILES, ids=lambda tile: f"tile{tile.tile}")

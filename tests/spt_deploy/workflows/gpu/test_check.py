@@ -76,6 +76,11 @@ def test_as_json_it_prints_what_the_file_holds_and_nothing_else(tmp_path: Path) 
     assert json.loads(done.stdout)["passed"] is True
 
 
+def test_a_machine_without_hypothesis_leaves_out_one_property_and_no_kernel() -> None:
+    needs = [file.name for file in suite.TESTS.glob("test_kernels_*.py") if "hypothesis import" in file.read_text()]
+    assert needs == ["test_kernels_select_tokens_any_size.py"]
+
+
 def check_of(monkeypatch: pytest.MonkeyPatch, *parts: Part, seconds: float = 60.0) -> tuple[GpuReport, list[str]]:
     """The report of a check of these parts, and what was cut when each of them had ended."""
     monkeypatch.setattr(check, "_parts", lambda *_: iter(parts))
