@@ -6,6 +6,7 @@ The truth: every image is grey noise with a few rectangles of one colour a class
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ class Picture:
                 (x, y) for x in range(x0, x1) for y in range(y0, y1) if not outlines or not thing.is_l or mask[y, x]
             }
         return len(covered) / (HEIGHT * WIDTH)
+
+
+Truth = dict[str, list[Picture]]  # of each split
+Writer = Callable[[Path, Truth], Path]
 
 
 def make_truth(train: int = 8, val: int = 4, seed: int = 0) -> dict[str, list[Picture]]:

@@ -18,15 +18,12 @@ from spt_deploy.workflows.sparse_data import make_padded
 from tests.spt_deploy.training.data_formats import (
     HEIGHT,
     WIDTH,
-    Picture,
+    Writer,
     make_truth,
     write_bdd,
     write_coco,
     write_voc,
 )
-
-Truth = dict[str, list[Picture]]
-Writer = Callable[[Path, Truth], Path]
 
 
 # What breaks in which file of which format, how, and what the sentence says.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,13 @@ from tests.spt_deploy.training.data_formats import (
     SPLITS,
     WIDTH,
     Picture,
+    Writer,
     make_truth,
     write_bdd,
     write_coco,
     write_voc,
 )
 from tests.spt_deploy.training.support import make_image_folder
-
-Truth = dict[str, list[Picture]]
-Writer = Callable[[Path, Truth], Path]
 
 # name, how it is written, format, whether it has outlines
 DATA: list[tuple[str, Writer, str, bool]] = [

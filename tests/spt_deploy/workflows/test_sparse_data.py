@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +24,13 @@ from tests.spt_deploy.training.data_formats import (
     WIDTH,
     Picture,
     Thing,
+    Writer,
     make_truth,
     write_bdd,
     write_coco,
     write_voc,
 )
 from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
-
-Writer = Callable[[Path, dict[str, list[Picture]]], Path]
 
 # name, how it is written, whether it has outlines
 DATA: list[tuple[str, Writer, bool]] = [
