@@ -139,6 +139,11 @@ def check_rounds(rounds: int) -> None:
         raise UsageError(f"rounds is {rounds}; expected at least 2, for a median of one says little")
 
 
+def shown_batches(batch: int, at_once: int) -> str:
+    """Images of a batch, and how many batches make a run: ``8``, or ``8 (2 at a time)``."""
+    return f"{batch} ({at_once} at a time)" if at_once > 1 else str(batch)
+
+
 def _summary(name: str, seconds: Mapping[str, list[float]], first: str, peer: str, images: int) -> Timing:
     times = seconds[name]
     median = statistics.median(times)

@@ -80,6 +80,11 @@ def command() -> None:
 )
 @click.option("--memory", is_flag=True, help="Measure memory too, each artefact in a process of its own.")
 @click.option("--profile", "profiled", is_flag=True, help="Show how long each operator of ONNX files takes.")
+@click.option(
+    "--throughput",
+    is_flag=True,
+    help="Run several batches at a time, as infer does with a recording: more images a second; ms are of all together.",
+)
 @click.option("--training", is_flag=True, help="Time a step of training instead: forward, backward, update.")
 @json_option
 def run_command(
@@ -95,6 +100,7 @@ def run_command(
     memory: bool,
     profiled: bool,
     training: bool,
+    throughput: bool,
     as_json: bool,
 ) -> None:
     """Time ARTEFACTS side by side: contenders take turns, medians and paired ratios are printed.
@@ -124,6 +130,7 @@ def run_command(
         memory=memory,
         profiled=profiled,
         training=training,
+        throughput=throughput,
         status=status,
     )
     if as_json:
@@ -150,6 +157,7 @@ def compare_command(before: Path, after: Path, as_json: bool) -> None:
 def _print(report: BenchReport) -> None:
     from rich.table import Table
 
+    from spt_deploy.bench import shown_batches
     from spt_deploy.cli.console import results
 
     out = results()
@@ -158,7 +166,8 @@ def _print(report: BenchReport) -> None:
         rows = [row for row in report.rows if row.batch == batch]
         several = len({row.timing.peer for row in rows}) > 1
         remembers = any(row.memory_mib is not None for row in rows)
-        table = Table(f"batch {batch}", "kept", "GMACs", "median ms", "p95 ms", "images/s", "speed-up (quartiles)")
+        title = f"batch {shown_batches(batch, rows[0].at_once)}"
+        table = Table(title, "kept", "GMACs", "median ms", "p95 ms", "images/s", "speed-up (quartiles)")
         if several:
             table.add_column("in its runtime")
         if remembers:
@@ -189,6 +198,7 @@ def _print(report: BenchReport) -> None:
 def _print_comparison(found: Comparison) -> None:
     from rich.table import Table
 
+    from spt_deploy.bench import shown_batches
     from spt_deploy.cli.console import results, status
 
     for difference in found.differences:
@@ -198,7 +208,7 @@ def _print_comparison(found: Comparison) -> None:
         low, high = row.speedup_range
         table.add_row(
             row.name,
-            str(row.batch),
+            shown_batches(row.batch, row.at_once),
             f"{row.before_ms:.1f}",
             f"{row.after_ms:.1f}",
             f"{row.speedup:.2f} ({low:.2f}-{high:.2f})",

@@ -93,7 +93,7 @@ class _OnnxRuntimeProbe(_OnnxProbe):
         from spt_deploy.runtimes.onnxruntime_runner import sessions_by_batch
 
         proto, ports = instrument(load_onnx(runner.path), runner.facts.model.backbone.selector)
-        self._sessions = sessions_by_batch(proto.SerializeToString(), runner.facts, runner.device)
+        self._sessions = sessions_by_batch(proto.SerializeToString(), runner.facts, runner.device, runner.lanes)
         self._sessions.expect(batch)
         super().__init__(runner.facts, ports)
 
@@ -113,7 +113,8 @@ class _OpenVinoProbe(_OnnxProbe):
         outputs = [output.name for output in proto.graph.output]
         self._model = ByBatch(
             lambda images, together: compile_model(proto, name, with_requests(options, together), images),
-            outputs=outputs,
+            runner.lanes,
+            outputs,
             most=runner.most,
             whole=not may_be_cut(runner.facts),
         )
@@ -125,7 +126,7 @@ class _OpenVinoProbe(_OnnxProbe):
 
 
 def open_probe(runner: Runner, batch: int | None = None) -> Probe:
-    """A probe of an open runner's artefact in the runner's runtime and on its device.
+    """A probe of an open runner's artefact in the runner's runtime, on its device and with its lanes.
 
     Args:
         runner: that is open.

@@ -22,6 +22,11 @@ MOST_LANES = 4  # more hold more frames for little more speed
 RUNTIME_NAMES = tuple(name for names in RUNTIMES.values() for name in names)
 
 
+def lanes_for_throughput() -> int:
+    """How many batches run at the same time where frames a second count."""
+    return min(MOST_LANES, usable_cores())
+
+
 def is_installed(runtime: str) -> bool:
     """Whether a runtime can be imported here."""
     return importlib.util.find_spec(runtime.replace("-", "_")) is not None
@@ -141,7 +146,7 @@ def open_runner(
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {device!r}; known are auto, cpu, cuda")
     name = choose_runtime(path, runtime, device, precision)
-    lanes = min(MOST_LANES, usable_cores()) if throughput else 1
+    lanes = lanes_for_throughput() if throughput else 1
     if name == "torch":
         from spt_deploy.runtimes.torch_runner import TorchRunner
 

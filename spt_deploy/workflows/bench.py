@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,7 +17,7 @@ from typing import Any
 from spt_deploy.bench import Timing, Turns, check_rounds
 from spt_deploy.errors import UsageError
 from spt_deploy.runtimes import Runner
-from spt_deploy.runtimes.registry import artefact_kind, check_precisions
+from spt_deploy.runtimes.registry import artefact_kind, check_precisions, lanes_for_throughput
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_artefact, runnable_kinds
 from spt_deploy.workflows.bench_contenders import (
@@ -38,9 +39,10 @@ class BenchRow:
 
     Attributes:
         timing: see `Timing`; the first row of a batch size is what the others are held against.
-        batch: images a run.
+        batch: images a batch; a run is ``at_once`` of them, and the timing is of all of them together.
         select_ratio: mean share of tokens kept in the SPA blocks; None of a model without them.
         gmacs: multiply-accumulates of one image at that share, in 10^9; what it must do, not what it was seen to do.
+        at_once: batches that run at the same time, or one after the other where a runtime takes no more.
         memory_mib: see `peak_memory`; None where it was not measured.
         profile: see `bench_profile.profile`; empty where it was not asked for.
     """
@@ -49,6 +51,7 @@ class BenchRow:
     batch: int
     select_ratio: float | None
     gmacs: float
+    at_once: int = 1
     memory_mib: float | None = None
     profile: tuple[OperatorTime, ...] = ()
 
@@ -56,6 +59,7 @@ class BenchRow:
         """Plain values, fit for JSON."""
         return self.timing.to_dict() | {
             "batch": self.batch,
+            "at_once": self.at_once,
             "select_ratio": self.select_ratio,
             "gmacs": self.gmacs,
             "memory_mib": self.memory_mib,
@@ -89,6 +93,7 @@ def bench(
     memory: bool = False,
     profiled: bool = False,
     training: bool = False,
+    throughput: bool = False,
     status: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
     """Time artefacts on random images, or on those of a folder, contenders taking turns.
@@ -107,6 +112,8 @@ def bench(
         memory: also measure how much memory each artefact needs, in processes of their own.
         profiled: also measure how long each operator takes, of ONNX files in ONNX Runtime and OpenVINO.
         training: time a step of training instead (forward, backward, update), of checkpoints in PyTorch.
+        throughput: run several batches at the same time, each on its share of the cores, as `infer` does with a
+            recording: more images a second, and each later.
         status: hears what is being done.
 
     Raises:
@@ -128,13 +135,16 @@ def bench(
         found = find_artefact(None, ("checkpoint",) if training else runnable_kinds())
         status(found.why)
         paths = [found.path]
-    if training and (data or memory or profiled or precisions):
-        raise UsageError("a step of training is timed on random images, without memory, profile and precision")
+    if training and (data or memory or profiled or precisions or throughput):
+        raise UsageError("a step of training is timed on random images, without memory, profile, precision, throughput")
+    if throughput and profiled:
+        raise UsageError("a profile is of one batch on all cores; leave out --profile or --throughput")
     check_rounds(rounds)
     if repeats < 1:
         raise UsageError(f"repeats is {repeats}; expected at least 1")
     repeats = min(repeats, rounds)
-    turns = {size: Turns(size) for size in batches}
+    at_once = lanes_for_throughput() if throughput else 1
+    turns = {size: Turns(size * at_once) for size in batches}
     inputs: dict[int, Inputs] = {}  # by batch size: those of a folder go on where the last repeat ended
     contenders: dict[int, list[Contender]] = {}
     for number in range(repeats):
@@ -142,8 +152,10 @@ def bench(
         share = rounds // repeats + (number < rounds % repeats)
         said = _counted(share, "round") + (f", repeat {number + 1} of {repeats}" if repeats > 1 else "")
         with ExitStack() as stack:
-            runners = [] if training else [r for p in paths for r in runners_of(p, runtimes, device, precisions)]
+            pool = stack.enter_context(ThreadPoolExecutor(at_once))
+            runners: list[Runner] = []
             if not training:
+                runners += [r for path in paths for r in runners_of(path, runtimes, device, precisions, throughput)]
                 check_precisions(precisions, runners)
                 check_profiled(profiled, runners)
             for runner in runners:
@@ -159,16 +171,16 @@ def bench(
                         inputs[batch] = inputs_for(runners, batch, data)
                     contenders[batch] = contenders_of(runners, inputs[batch], ratios)
                 status(f"batch {batch}: {_counted(len(contenders[batch]), 'contender')}, {said}")
-                runs = {contender.name: contender.run for contender in contenders[batch]}
+                runs = {each.name: each.together(at_once, pool) for each in contenders[batch]}
                 turns[batch].take(runs, share, on_round=partial(_next_round, inputs.get(batch)))
     rows: list[BenchRow] = []
     for batch, turn in turns.items():
         timings = turn.timings((each.name for each in contenders[batch]), peers(contenders[batch]))
         for contender, timing in zip(contenders[batch], timings, strict=True):
-            row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs)
+            row = BenchRow(timing, batch, contender.select_ratio, contender.gmacs, at_once)
             if memory and contender.runner:
                 status(f"memory of {contender.name}")
-                row = replace(row, memory_mib=_memory(contender.runner, batch))
+                row = replace(row, memory_mib=_memory(contender.runner, batch, throughput))
             if profiled and contender.runner and contender.runner.runtime in PROFILED:
                 status(f"profile of {contender.name}")
                 now = inputs[batch].taken_by(contender.runner.facts.image_input)[inputs[batch].place]
@@ -188,8 +200,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _memory(runner: Runner, batch: int) -> float:
-    return peak_memory(runner.path, runner.runtime, runner.device, batch, runner.computes_in or "")
+def _memory(runner: Runner, batch: int, throughput: bool) -> float:
+    return peak_memory(runner.path, runner.runtime, runner.device, batch, runner.computes_in or "", throughput)
 
 
 def _machine() -> dict[str, str]:

@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from typing_extensions import Self
+
+from spt_deploy.bench import shown_batches
 from spt_deploy.errors import InputError
 
 _WHAT_MATTERS = ("processor", "cores")  # of a machine; versions are what one may want to compare
@@ -19,7 +22,8 @@ class ComparedRow:
 
     Attributes:
         name: of the contender.
-        batch: images a run.
+        batch: images a batch.
+        at_once: batches a run, see `bench.BenchRow`.
         before_ms: median of the earlier benchmark, in milliseconds; ``after_ms`` of the later.
         after_ms: see ``before_ms``.
         speedup: how many times faster the later one is, median by median.
@@ -29,6 +33,7 @@ class ComparedRow:
 
     name: str
     batch: int
+    at_once: int
     before_ms: float
     after_ms: float
     speedup: float
@@ -46,7 +51,7 @@ class Comparison:
     """What two benchmarks have in common, and what not.
 
     Attributes:
-        rows: contenders of both, at the same batch size.
+        rows: contenders of both, at the same batch size and as many at a time.
         only_before: contenders of the earlier one alone; ``only_after`` of the later.
         only_after: see ``only_before``.
         differences: of the machines and versions, a sentence each.
@@ -70,14 +75,13 @@ def compare(before: Path, after: Path) -> Comparison:
         InputError: when a file is not there or holds no such document, or both have no contender in common.
     """
     earlier, later = _document(before), _document(after)
-    old = {(row["name"], row["batch"]): row for row in earlier["rows"]}
-    new = {(row["name"], row["batch"]): row for row in later["rows"]}
+    old, new = ({_Key.of(row): row for row in document["rows"]} for document in (earlier, later))
     rows = [_row(old[key], new[key]) for key in old if key in new]
     if not rows:
-        if {name for name, _ in old} & {name for name, _ in new}:
+        if {key.name for key in old} & {key.name for key in new}:
             raise InputError(
                 f"{before} was measured at batch {_batches(old)} and {after} at batch {_batches(new)}; "
-                "bench both with the same --batch"
+                "bench both with the same --batch, and both or none with --throughput"
             )
         raise InputError(f"{before} and {after} have no contender in common; bench the same artefacts for both")
     machines = earlier["machine"], later["machine"]
@@ -88,20 +92,37 @@ def compare(before: Path, after: Path) -> Comparison:
     ]
     return Comparison(
         tuple(rows),
-        tuple(f"{name}, batch {batch}" for name, batch in old if (name, batch) not in new),
-        tuple(f"{name}, batch {batch}" for name, batch in new if (name, batch) not in old),
+        tuple(f"{key.name}, batch {key.batches}" for key in old if key not in new),
+        tuple(f"{key.name}, batch {key.batches}" for key in new if key not in old),
         tuple(differences),
     )
 
 
-def _batches(keys: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(str(size) for size in sorted({batch for _, batch in keys}))
+class _Key(NamedTuple):
+    """What two rows must have in common to be compared."""
+
+    name: str
+    batch: int
+    at_once: int
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Self:
+        return cls(row["name"], row["batch"], row.get("at_once", 1))  # which older documents do not say
+
+    @property
+    def batches(self) -> str:
+        return shown_batches(self.batch, self.at_once)
+
+
+def _batches(keys: Iterable[_Key]) -> str:
+    return ", ".join(shown_batches(*size) for size in sorted({(key.batch, key.at_once) for key in keys}))
 
 
 def _row(old: dict[str, Any], new: dict[str, Any]) -> ComparedRow:
     return ComparedRow(
         name=old["name"],
         batch=old["batch"],
+        at_once=old.get("at_once", 1),
         before_ms=old["median_ms"],
         after_ms=new["median_ms"],
         speedup=old["median_ms"] / new["median_ms"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,17 @@ class Contender:
     gmacs: float
     runner: Runner | None = None
     masks: Masks | None = None
+
+    def together(self, number: int, pool: Executor) -> Callable[[], object]:
+        """So many runs: at the same time where the runner has lanes, else one after the other.
+
+        Args:
+            number: of runs.
+            pool: of as many threads.
+        """
+        several = self.runner is not None and self.runner.lanes > 1
+        each = pool.map if several else map
+        return lambda: list(each(lambda _: self.run(), range(number)))
 
 
 def training_steps(paths: Sequence[Path], batch: int, ratios: Sequence[float], device: str) -> list[Contender]:
@@ -141,7 +153,9 @@ def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:
     return apart
 
 
-def runners_of(path: Path, runtimes: Sequence[str], device: str, precisions: Sequence[str]) -> list[Runner]:
+def runners_of(
+    path: Path, runtimes: Sequence[str], device: str, precisions: Sequence[str], throughput: bool = False
+) -> list[Runner]:
     """An artefact in each runtime that takes it and is installed, in each precision that the runtime has.
 
     Args:
@@ -149,6 +163,7 @@ def runners_of(path: Path, runtimes: Sequence[str], device: str, precisions: Seq
         runtimes: only these; empty takes all.
         device: of the runtimes that have a choice.
         precisions: of openvino; empty takes the artefact's own.
+        throughput: see `open_runner`.
 
     Raises:
         InputError: when it is no artefact.
@@ -168,7 +183,10 @@ def runners_of(path: Path, runtimes: Sequence[str], device: str, precisions: Seq
     runners: list[Runner] = []
     for name in names:
         if name == "openvino":
-            runners += [open_runner(path, name, "cpu", precision=precision) for precision in precisions or (None,)]
+            runners += [
+                open_runner(path, name, "cpu", throughput=throughput, precision=precision)
+                for precision in precisions or (None,)
+            ]
         else:
-            runners.append(open_runner(path, name, device))
+            runners.append(open_runner(path, name, device, throughput=throughput))
     return runners

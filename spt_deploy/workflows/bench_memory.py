@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from spt_deploy.errors import RuntimeMissingError
@@ -12,15 +13,19 @@ from spt_deploy.errors import RuntimeMissingError
 _RUNS = 3
 
 
-def peak_memory(path: Path, runtime: str, device: str, batch: int, precision: str = "") -> float:
+def peak_memory(
+    path: Path, runtime: str, device: str, batch: int, precision: str = "", throughput: bool = False
+) -> float:
     """Most memory that a process takes to open the artefact and run it on random images, in MiB.
+
+    With ``throughput`` it runs several batches at the same time, see `open_runner`.
 
     Python and the runtime are in it, as they are in every process that uses them.
 
     Raises:
         RuntimeMissingError: when the process fails, or this system does not say how much memory one took.
     """
-    command = [sys.executable, "-m", __name__, str(path), runtime, device, str(batch), precision]
+    command = [sys.executable, "-m", __name__, str(path), runtime, device, str(batch), precision, str(throughput)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -34,15 +39,15 @@ def main() -> None:
 
     from spt_deploy.runtimes import open_runner
 
-    path, runtime, device, batch, precision = sys.argv[1:]
-    opened = open_runner(Path(path), runtime, device, precision=precision or None)
+    path, runtime, device, batch, precision, throughput = sys.argv[1:]
+    opened = open_runner(Path(path), runtime, device, throughput=throughput == str(True), precision=precision or None)
     opened.expect(int(batch))
-    with opened as runner:
+    with opened as runner, ThreadPoolExecutor(opened.lanes) as pool:
         size = runner.facts.preprocessing.size
         noise = np.random.default_rng(0).standard_normal((int(batch), 3, *size), dtype=np.float32)
         images = runner.facts.image_input.of(noise)
         for _ in range(_RUNS):
-            runner.infer(images)
+            list(pool.map(lambda _: runner.infer(images), range(runner.lanes)))
     print(json.dumps(_peak_of_this_process()))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +19,17 @@ from spt_deploy.cli import main
 from spt_deploy.config import Task
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
+from spt_deploy.model.network import ModelOutput, SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
 from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
 from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.workflows.bench import bench
 from spt_deploy.workflows.bench_compare import ComparedRow, compare
+from spt_deploy.workflows.bench_memory import main as main_of_memory
 from spt_deploy.workflows.bench_memory import peak_memory
 from spt_deploy.workflows.bench_training import training_step
 from spt_deploy.workflows.bench_work import Inputs, folder_inputs
@@ -157,6 +163,50 @@ def test_training_times_a_step_of_each_checkpoint_at_forced_ratios(tmp_path: Pat
     assert report.rows[1].gmacs < report.rows[0].gmacs
 
 
+@pytest.mark.parametrize("ratios", [[], [0.25]], ids=["own selection", "forced"])
+def test_for_throughput_batches_run_at_the_same_time_where_a_runtime_has_lanes(
+    made: Exported, ratios: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spt_deploy.runtimes.registry.usable_cores", lambda: 3)
+    all_of_a_turn, main_thread = threading.Barrier(3, timeout=60), threading.main_thread()
+    run, forward = SessionsByBatch.run, SptModel.forward
+
+    def run_beside_others(self: SessionsByBatch, feeds: Arrays) -> Arrays:
+        if threading.current_thread() is not main_thread:
+            all_of_a_turn.wait()
+        return run(self, feeds)
+
+    def forward_alone(self: SptModel, *given: Any, **named: Any) -> ModelOutput:
+        assert threading.current_thread() is main_thread
+        return forward(self, *given, **named)
+
+    monkeypatch.setattr(SessionsByBatch, "run", run_beside_others)
+    monkeypatch.setattr(SptModel, "forward", forward_alone)
+    files, runtimes = [made.checkpoint, made.onnx], ["torch", "onnxruntime"]
+    report = bench(files, runtimes=runtimes, batches=[2], ratios=ratios, rounds=2, throughput=True)
+    for row in report.rows:
+        assert (row.batch, row.at_once) == (2, 3)
+        assert row.timing.images_per_second == pytest.approx(6e3 / row.timing.median_ms)
+
+
+def test_memory_for_throughput_is_that_of_all_lanes(
+    made: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("spt_deploy.runtimes.registry.usable_cores", lambda: 3)
+    monkeypatch.setattr(sys, "argv", ["", str(made.onnx), "onnxruntime", "cpu", "2", "", "True"])
+    all_lanes, infer = threading.Barrier(3, timeout=60), OnnxRuntimeRunner.infer
+    monkeypatch.setattr(OnnxRuntimeRunner, "infer", lambda self, images: [all_lanes.wait(), infer(self, images)][1])
+    main_of_memory()
+    assert json.loads(capsys.readouterr().out) > 10
+
+
+def test_throughput_goes_with_no_training_and_no_profile(made: Exported) -> None:
+    with pytest.raises(UsageError, match="without memory, profile, precision, throughput"):
+        bench([made.checkpoint], ratios=[0.5], training=True, throughput=True)
+    with pytest.raises(UsageError, match="leave out --profile or --throughput"):
+        bench([made.onnx], profiled=True, throughput=True)
+
+
 def test_training_is_timed_of_checkpoints_at_forced_ratios_only(made: Exported) -> None:
     with pytest.raises(UsageError, match="name checkpoints only"):
         bench([made.onnx], ratios=[0.5], training=True)
@@ -263,17 +313,27 @@ def test_runs_without_anything_in_common_are_told_whether_it_is_the_batch(tmp_pa
         (tmp_path / name).write_text(json.dumps({"machine": {}, "rows": of_rows}), encoding="utf-8")
         return tmp_path / name
 
+    def at_once(path: Path) -> Path:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["rows"] = [row | {"at_once": 2} for row in document["rows"]]
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return path
+
     first = write("a.json", ("one", 1), ("one", 4))
     with pytest.raises(
         InputError, match=r"a\.json was measured at batch 1, 4 and .*b\.json at batch 2; bench both with"
     ):
         compare(first, write("b.json", ("one", 2), ("two", 2)))
+    several = at_once(write("d.json", ("one", 4)))
+    with pytest.raises(InputError, match=r"at batch 1, 4 and .* at batch 4 \(2 at a time\); .* none with --throughput"):
+        compare(first, several)
+    assert [(row.batch, row.at_once) for row in compare(several, several).rows] == [(4, 2)]
     with pytest.raises(InputError, match="no contender in common; bench the same artefacts"):
         compare(first, write("c.json", ("two", 1)))
 
 
 def test_a_change_beyond_both_spreads_is_a_change() -> None:
-    row = ComparedRow("a", 1, 10.0, 8.0, 1.25, (1.1, 1.4))
+    row = ComparedRow("a", 1, 1, 10.0, 8.0, 1.25, (1.1, 1.4))
     assert row.verdict == "faster"
     assert replace(row, speedup=0.8, speedup_range=(0.7, 0.9)).verdict == "slower"
 
