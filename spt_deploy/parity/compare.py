@@ -61,8 +61,8 @@ class Comparison:
 
     Attributes:
         differences: by output name.
-        agreed: of ``counted`` images (or labels, or detections), those on which both say the same: the top class of
-            ``classify``, each label's side of 0.5 of ``multilabel``, matched detections of ``detect``.
+        agreed: of ``counted`` images or detections, those on which both say the same: the class or label with the
+            highest score of ``classify`` and ``multilabel``, matched detections of ``detect``.
         counted: see ``agreed``.
     """
 
