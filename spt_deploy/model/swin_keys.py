@@ -93,7 +93,7 @@ def rename(content: Mapping[str, Any], where: str) -> NamedWeights:
         where: names the file in errors.
 
     Raises:
-        ArtefactError: when there are no tensors, or they are not those of a Swin.
+        ArtefactError: when there are no tensors, they are not those of a Swin, or one holds no plain numbers.
     """
     state = _state_dict(content)
     if not state:
@@ -102,7 +102,7 @@ def rename(content: Mapping[str, Any], where: str) -> NamedWeights:
         )
     if any(part in key for key in state for part in _V2_ONLY):
         raise ArtefactError(f"{where} holds Swin V2 weights, whose attention is another one; give those of a Swin V1")
-    anchors = [(key, anchor) for key in state for anchor in _ANCHORS if key == anchor or key.endswith("." + anchor)]
+    anchors = _anchors(state)
     if not anchors:
         raise ArtefactError(
             f"{where} holds no Swin weights with official, timm or Hugging Face names (none ends in "
@@ -121,19 +121,34 @@ def rename(content: Mapping[str, Any], where: str) -> NamedWeights:
         if ours is None or ours in weights:
             unknown.append(original)
         else:
-            weights[ours] = state[original].float()
+            weights[ours] = _float32(state[original], original, where)
             names[ours] = original
     unknown += _join_qkv(weights, names)
     return NamedWeights(where, scheme, weights, names, tuple(unknown))
 
 
-def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+def _state_dict(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors by name that a Swin is among; training code keeps others, such as its best accuracy, beside them."""
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     for key in _NESTED_UNDER:
         nested = content.get(key)
-        if not tensors and isinstance(nested, Mapping):
-            tensors = _state_dict(nested)
+        if isinstance(nested, Mapping) and not _anchors(tensors):
+            tensors = _state_dict(nested) or tensors
     return tensors
+
+
+def _anchors(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """The patch embeddings: each one's key, and what it ends in."""
+    return [(key, anchor) for key in state for anchor in _ANCHORS if key == anchor or key.endswith("." + anchor)]
+
+
+def _float32(tensor: Tensor, name: str, where: str) -> Tensor:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.ndim == 0:
+        raise ArtefactError(
+            f"{where}: {name} is no dense tensor of floating-point numbers ({tensor.dtype}, {tensor.layout}, shape "
+            f"{tuple(tensor.shape)}); give weights that were not quantised or compressed"
+        )
+    return tensor.float()
 
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> list[tuple[str, str]]:
@@ -175,14 +190,14 @@ def _renamed(name: str, table: Mapping[str, str]) -> str | None:
 
 
 def _join_qkv(weights: dict[str, Tensor], names: dict[str, str]) -> list[str]:
-    """Join query, key and value where all three are there; the file's names of those that lack a companion."""
+    """Join query, key and value where all three are there and fit; the file's names of those that lack a companion."""
     lonely: list[str] = []
     for key in [key for key in weights if ".attn.query." in key or ".attn.key." in key or ".attn.value." in key]:
         head, part, kind = key.rsplit(".", 2)
         if key not in weights:
             continue  # joined already
         parts = [f"{head}.{each}.{kind}" for each in ("query", "key", "value")]
-        if all(each in weights for each in parts):
+        if all(each in weights for each in parts) and len({weights[each].shape[1:] for each in parts}) == 1:
             weights[f"{head}.qkv.{kind}"] = torch.cat([weights.pop(each) for each in parts])
             names[f"{head}.qkv.{kind}"] = ", ".join(names.pop(each) for each in parts)
         else:

@@ -175,7 +175,7 @@ def _resized_table(table: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     Source: ``load_pretrained`` in microsoft/Swin-Transformer, ``utils.py``.
     """
     side, wanted = math.isqrt(table.shape[0]), math.isqrt(shape[0])
-    if table.ndim != 2 or side * side != table.shape[0] or table.shape[1] != shape[1]:
+    if table.ndim != 2 or side * side != table.shape[0] or side % 2 == 0 or table.shape[1] != shape[1]:
         return None
     grid = table.t().reshape(1, shape[1], side, side)
     return F.interpolate(grid, size=(wanted, wanted), mode="bicubic").reshape(shape[1], -1).t().contiguous()

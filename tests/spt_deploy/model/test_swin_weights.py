@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -69,9 +70,13 @@ def test_hugging_face_names_without_the_swin_prefix_are_understood(written: dict
         assert not report.unexpected
 
 
+@pytest.mark.parametrize("beside", [81.2, torch.tensor(81.2)])  # PyTorch's ImageNet example keeps a tensor there
 @pytest.mark.parametrize("nest", ["model", "state_dict", "weights"])
-def test_weights_are_found_where_training_code_nests_them(written: dict[str, dict[str, Tensor]], nest: str) -> None:
-    content = {"epoch": 3, nest: written["official"], "optimizer": {"state": {0: {"step": torch.ones(())}}}}
+def test_weights_are_found_where_training_code_nests_them(
+    written: dict[str, dict[str, Tensor]], nest: str, beside: object
+) -> None:
+    optimizer = {"state": {0: {"step": torch.ones(())}}}
+    content = {"epoch": 3, "best_acc1": beside, nest: written["official"], "optimizer": optimizer}
     assert not fit(content, config())[1].missing
 
 
@@ -156,12 +161,41 @@ def test_relative_position_tables_of_another_window_are_resized(written: dict[st
     assert (table.diff(dim=0) > 0).all()
 
 
-def test_a_table_that_is_no_square_is_of_another_shape(written: dict[str, dict[str, Tensor]]) -> None:
+@pytest.mark.parametrize("rows", [13 * 15, 14 * 14, 0])
+def test_a_table_of_no_window_is_of_another_shape(written: dict[str, dict[str, Tensor]], rows: int) -> None:
     state = dict(written["official"])
     name = "layers.0.blocks.0.attn.relative_position_bias_table"
-    state[name] = torch.zeros(13 * 15, 1)
+    state[name] = torch.zeros(rows, 1)
     _, report = fit(state, config())
-    assert report.other_shape == ((f"backbone.{name.replace('layers', 'stages')}", (195, 1), (169, 1)),)
+    assert report.other_shape == ((f"backbone.{name.replace('layers', 'stages')}", (rows, 1), (169, 1)),)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [lambda t: t.to(torch.int8), lambda t: t.to(torch.complex64), lambda t: t.to_sparse(), lambda t: t.sum()],
+    ids=["integers", "complex", "sparse", "scalar"],
+)
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "head.weight", "layers.2.blocks.1.attn.qkv.weight"])
+def test_a_weight_that_is_no_plain_numbers_is_named(
+    written: dict[str, dict[str, Tensor]], name: str, spoilt: Callable[[Tensor], Tensor]
+) -> None:
+    state = dict(written["official"])
+    state[name] = spoilt(state[name])
+    with pytest.raises(ArtefactError, match=f"{name} is no dense tensor of floating-point numbers"):
+        rename(state, "weights.pth")
+
+
+def test_query_key_and_value_of_other_widths_are_unexpected(written: dict[str, dict[str, Tensor]]) -> None:
+    state = dict(written["hugging face, in memory"])
+    key = "swin.encoder.layers.0.blocks.0.attention.k_proj.weight"
+    state[key] = state[key][:, :16]
+    _, report = fit(state, config())
+    assert report.missing == ("backbone.stages.0.blocks.0.attn.qkv.weight",)
+    assert {name.rsplit(".", 2)[1] for name in report.unexpected} == {"q_proj", "k_proj", "v_proj"}
+
+
+def test_what_is_not_named_by_text_is_passed_over(written: dict[str, dict[str, Tensor]]) -> None:
+    assert not fit({0: torch.zeros(2), **written["official"]}, config())[1].missing  # type: ignore[dict-item]
 
 
 def _swin(embed_dim: int, depths: tuple[int, ...]) -> dict[str, Tensor]:
