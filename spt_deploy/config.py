@@ -138,14 +138,15 @@ class BackboneConfig:
         return max(1, math.ceil(round(self.keep_ratio * tokens, 6)))
 
     def static_slots(self, tokens: int) -> int:
-        """Slots of an image of so many tokens under ``static`` packing: whole containers, for each is computed whole.
-
-        ``topk`` never overflows: it has room for what it keeps.
-        """
-        share = max(self.capacity, self.keep_ratio) if self.selector == "topk" else self.capacity
+        """Slots of an image of so many tokens under ``static`` packing: whole containers, as each is computed."""
         length = self.window * self.window
         # Rounded first: 0.07 * 100 is a little more than 7 in floating point, and 7 are meant.
-        return max(1, math.ceil(round(share * tokens, 6) / length)) * length
+        return max(1, math.ceil(round(self.room * tokens, 6) / length)) * length
+
+    @property
+    def room(self) -> float:
+        """Share of an image's tokens that ``static`` packing has room for; ``topk`` has room for what it keeps."""
+        return max(self.capacity, self.keep_ratio) if self.selector == "topk" else self.capacity
 
     @property
     def selects_by_threshold(self) -> bool:

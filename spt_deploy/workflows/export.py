@@ -41,7 +41,8 @@ class ExportReport:
         outputs: likewise.
         seconds: the export took, without the check.
         parity: ONNX Runtime against PyTorch; None when ONNX Runtime is not installed.
-        capacity: of static packing; None of the others.
+        capacity: of static packing: share of an image's tokens that there is room for; None of the others, and of a
+            model that selects nothing.
         need: what the images of ``data`` need; None where none were given, or they were for int8.
         int8: what quantising came to; None of a float32 file.
     """
@@ -141,8 +142,14 @@ def export(
     if why:
         status(why)
     path = output or source.with_suffix(f"{'.static' * (packing == 'static')}{'.int8' * int8}.onnx")
-    if runtime_threshold:  # a model that cannot have it is refused here, before anything is measured
-        replace(deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=True)
+    if runtime_threshold or threshold is not None:  # a model that has none is refused before anything is measured
+        asked = replace(
+            deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=runtime_threshold
+        )
+        if not asked.model.backbone.selects_by_threshold:
+            raise UsageError(
+                f"{source} selects no tokens by a threshold, so that {threshold:g} cannot be given; leave it out"
+            )
     need = None
     if capacity == "auto" and data is None:
         raise UsageError("capacity is auto, and there is nothing to measure it on; give a folder of images with --data")
@@ -192,7 +199,7 @@ def export(
         outputs=_shapes(proto.graph.output),
         seconds=seconds,
         parity=parity,
-        capacity=facts.model.backbone.capacity if packing == "static" else None,
+        capacity=facts.model.backbone.room if packing == "static" and facts.model.backbone.spa_blocks else None,
         need=need,
         int8=quantized,
     )

@@ -136,6 +136,29 @@ def test_a_model_that_has_no_threshold_is_refused_as_an_input_before_any_work(tm
     assert "exporting" not in result.stderr
 
 
+@pytest.mark.parametrize("backbone", [{"selector": "topk"}, {"spa_stages": ()}])
+def test_a_threshold_of_a_model_that_has_none_is_refused_before_any_work(
+    tmp_path: Path, backbone: dict[str, object]
+) -> None:
+    checkpoint = tmp_path / "best.pt"
+    save_checkpoint(checkpoint, make_model(**backbone), Preprocessing.for_task("classify", (64, 64)))
+    with pytest.raises(UsageError, match=r"best\.pt selects no tokens by a threshold, so that 0\.3 cannot be given"):
+        export(checkpoint, threshold=0.3)
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "room"), [({"selector": "topk", "keep_ratio": 0.5}, 0.5), ({"spa_stages": ()}, None)]
+)
+def test_the_room_that_is_reported_is_the_file_s(
+    tmp_path: Path, backbone: dict[str, object], room: float | None
+) -> None:
+    checkpoint = tmp_path / "best.pt"
+    model = make_model(depths=(1, 1, 1, 1), **backbone)
+    save_checkpoint(checkpoint, model, Preprocessing.for_task("classify", (32, 32)))
+    assert export(checkpoint, packing="static", capacity=0.1).capacity == room
+
+
 def test_validate_at_a_threshold_needs_files_that_take_it(tmp_path: Path) -> None:
     report = export(_checkpoint(tmp_path / "best.pt"))
     with pytest.raises(InputError, match=r"best\.onnx takes no threshold .* export it again with --runtime-threshold"):
