@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.config import BackboneConfig
+from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.errors import InputError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.image_input import Images, same_for_both
@@ -156,12 +156,13 @@ def check_same_model(reference: ModelFacts, candidate: ModelFacts, where: str, a
     """Whether two artefacts can be compared at all; ``where`` names the candidate and ``against`` the reference.
 
     Raises:
-        InputError: when task, classes, backbone, input differ.
+        InputError: when task, classes, model, packing or preprocessing differ.
     """
     pairs = {
         "task": (reference.model.task, candidate.model.task),
         "model": (reference.model.backbone.name, candidate.model.backbone.name),
         "list of classes": (", ".join(reference.model.class_names), ", ".join(candidate.model.class_names)),
+        **{name: (ours, theirs) for name, ours, theirs in _forms(reference.model, candidate.model)},
         "packing": (_packing(reference.model.backbone), _packing(candidate.model.backbone)),
         "preprocessing": (str(reference.preprocessing), str(candidate.preprocessing)),
     }
@@ -188,6 +189,18 @@ def check_same_threshold(
             "compare files that were exported at one --threshold, or with --runtime-threshold and --threshold here; "
             "what a threshold costs is seen where each file is validated against its checkpoint with --labels"
         )
+
+
+def _forms(reference: ModelConfig, candidate: ModelConfig) -> Iterator[tuple[str, str, str]]:
+    """What a model is beside its name, task and classes; how it was trained and is run is another question."""
+    for field in fields(BackboneConfig):
+        matters = field.name != "keep_ratio" or reference.backbone.selector == "topk"
+        if matters and field.name not in ("name", "threshold", "packing", "capacity", "drop_path", "gate_bias"):
+            ours, theirs = (getattr(model.backbone, field.name) for model in (reference, candidate))
+            yield field.name, str(ours), str(theirs)
+    if reference.task == "detect":
+        yield "head_width", str(reference.head_width), str(candidate.head_width)
+        yield "top_k", str(reference.top_k), str(candidate.top_k)
 
 
 def _packing(backbone: BackboneConfig) -> str:

@@ -94,6 +94,10 @@ class OnnxRuntimeRunner(Runner):
     """Runs an exported ONNX file with ONNX Runtime in the file's precision.
 
     On a CPU ONNX Runtime computes 16-bit nodes in float32; their weights have 16 bits all the same.
+
+    Raises:
+        ArtefactError: when the file is none of ours, or in bfloat16, which ONNX Runtime does not run on a CPU.
+        RuntimeMissingError: when ``cuda`` is asked for and not there.
     """
 
     runtime: ClassVar[str] = "onnxruntime"
@@ -101,6 +105,11 @@ class OnnxRuntimeRunner(Runner):
     def __init__(self, path: Path, device: str = "auto", threshold: float | None = None, lanes: int = 1) -> None:
         facts = read_facts(path)
         super().__init__(path, facts, choose_device(device), facts.precision, threshold)
+        if facts.precision == "bf16" and self.device == "cpu":
+            raise ArtefactError(
+                f"{path.name} is in bf16, in which ONNX Runtime has no convolution on a CPU; run it with "
+                "--runtime openvino, or run the float32 file that it was made of"
+            )
         self.lanes = lanes if self.device == "cpu" else 1
         self._sessions: SessionsByBatch | None = None
         self._batch: int | None = 1

@@ -203,6 +203,9 @@ def _runners(
             if not runtimes and importlib.util.find_spec(name) is None:
                 note(f"{name} is not installed and was left out (pip install {name})")
                 continue
+            if not runtimes and name == "onnxruntime" and device == "cpu" and read_facts(path).precision == "bf16":
+                note(f"{name} was left out of {path.name}, which is in bf16: it has no convolution in that on a CPU")
+                continue
             if name == "openvino":
                 for precision in precisions or (None,):
                     runners.append(open_runner(path, name, "cpu", precision=precision, threshold=threshold))

@@ -239,6 +239,33 @@ def test_another_threshold_is_no_matter_where_none_selects(made: Exported) -> No
         check_same_threshold(held(threshold=0.1), held(threshold=0.9), "other.onnx")
 
 
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"spa_stages": ()}, r"another spa_stages than the reference \(\(\) against \(3, 4\)\)"),
+        ({"depths": (2, 2, 4, 2)}, "another depths"),
+        ({"window": 4}, r"another window than the reference \(4 against 7\)"),
+        ({"selector": "topk"}, r"another selector than the reference \(topk against threshold\)"),
+    ],
+)
+def test_models_of_one_name_that_are_made_otherwise_are_other_models(
+    made: Exported, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(InputError, match=match):
+        check_same_model(_held(made), _held(made, **changes), "other.onnx")
+
+
+def test_what_changes_no_answer_makes_no_other_model(made: Exported) -> None:
+    held = partial(_held, made)
+    check_same_model(held(), held(keep_ratio=0.1, drop_path=0.3, gate_bias=0.0), "other.onnx")
+    best = held(selector="topk", keep_ratio=0.1)
+    with pytest.raises(InputError, match=r"another keep_ratio than the reference \(0\.2 against 0\.1\)"):
+        check_same_model(best, held(selector="topk", keep_ratio=0.2), "other.onnx")
+    detector = replace(held(), model=replace(held().model, task="detect"))
+    with pytest.raises(InputError, match=r"another top_k than the reference \(7 against 300\)"):
+        check_same_model(detector, replace(detector, model=replace(detector.model, top_k=7)), "other.onnx")
+
+
 def _held(made: Exported, **changes: Any) -> ModelFacts:
     facts = load_checkpoint(made.checkpoint).facts
     return replace(facts, model=replace(facts.model, backbone=replace(facts.model.backbone, **changes)))

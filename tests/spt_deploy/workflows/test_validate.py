@@ -9,10 +9,12 @@ import onnx
 import pytest
 
 from spt_deploy.digest import sha256_of
-from spt_deploy.errors import InputError, SourceError
+from spt_deploy.errors import ArtefactError, InputError, SourceError
 from spt_deploy.facts import METADATA_KEY
+from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.workflows.validate import validate
+from spt_export.precision import to_mixed_precision
 from tests.exported import make_exported
 
 SIZE = (64, 64)
@@ -80,3 +82,15 @@ def test_a_file_whose_checkpoint_is_not_there_is_said_to_be_compared_with_itself
     monkeypatch.chdir(tmp_path)
     report = validate(precisions=["fp32"])
     assert any("model.onnx is compared with itself" in note for note in report.notes)
+
+
+def test_a_file_in_bfloat16_runs_where_it_can(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    made = make_exported(tmp_path, SIZE, depths=(1, 1, 1, 1))
+    narrow = tmp_path / "model.bf16.onnx"
+    onnx.save(to_mixed_precision(onnx.load(made.onnx), "bf16").model, narrow)
+    report = validate([made.checkpoint, narrow])
+    assert [pair.candidate for pair in report.pairs] == ["model.bf16.onnx (openvino cpu bf16)"]
+    assert any("onnxruntime was left out of model.bf16.onnx" in note for note in report.notes)
+    with pytest.raises(ArtefactError, match=r"model\.bf16\.onnx is in bf16, .* run it with --runtime openvino"):
+        open_runner(narrow, "onnxruntime", "cpu")
