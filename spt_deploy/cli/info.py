@@ -71,12 +71,13 @@ def _facts(found: Info) -> dict[str, str]:
         f"score over {backbone.threshold:g}" if backbone.selector == "threshold" else f"best {backbone.keep_ratio:.0%}"
     )
     rule += ", or as given at run time" if found.facts.runtime_threshold else ""
+    room = f", all of its room for {backbone.room:.0%} computed" if backbone.packing == "static" else ""
     installed = [f"{name}{'' if there else ' (not installed)'}" for name, there in found.runtimes.items()]
     engine = {} if found.engine is None else {"engine": _engine(found.engine)}
     return engine | {
         "file": f"{found.path}, {_KINDS[found.kind]}, {found.size_mb:.1f} MB, {found.facts.precision}",
         "model": f"{backbone.name}, {found.parameters / 1e6:.2f} M parameters",
-        "selection": f"stages {stages}, {rule}, packing {backbone.packing}" if stages else "none: a plain Swin",
+        "selection": f"stages {stages}, {rule}, packing {backbone.packing}{room}" if stages else "none: a plain Swin",
         "task": f"{model.task}, {len(names)} classes: {', '.join(names[:_NAMES_SHOWN])}{more}",
         "input": f"{_size(preprocessing.size)} pixels, {preprocessing.mode}, "
         f"RGB{' bytes, normalised in the graph' * found.facts.uint8_input}, "

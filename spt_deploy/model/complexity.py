@@ -1,7 +1,8 @@
 """Multiply-accumulates and parameters of a model, part by part, from its configuration and the tokens it keeps.
 
 Matrix products and convolutions count, as executed: windows and containers with their padding, projections of an SPA
-block on its kept tokens only. Norms, softmax, activations and additions have parameters but no MACs here.
+block on its kept tokens only, or on all of an image's slots where packing is static. Norms, softmax, activations and
+additions have parameters but no MACs here.
 """
 
 from __future__ import annotations
@@ -134,6 +135,9 @@ def _stage(
         length = container_length(config.window, height * columns, config.packing)
         runs = [[sum(images)] if config.packing == "batch" else images for images in selections]
         groups = sum(-(-count // length) for images in runs for count in images)
+        if config.packing == "static":  # every slot is computed, whatever lies in it
+            projected = batch * depth * config.static_slots(height * columns)
+            groups = projected // length
     else:
         windows = batch * -(-height // config.window) * -(-columns // config.window)
         groups = windows * depth

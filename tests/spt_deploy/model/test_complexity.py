@@ -90,7 +90,8 @@ def kept_of(masks: Sequence[torch.Tensor]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("task", "packing"), [("classify", "batch"), ("classify", "per-image"), ("detect", "per-image")]
+    ("task", "packing"),
+    [("classify", "batch"), ("classify", "per-image"), ("detect", "per-image"), ("classify", "static")],
 )
 @pytest.mark.parametrize("size", [(64, 64), (100, 133)])
 @pytest.mark.parametrize("stages", [(), (3, 4), (1, 2, 3, 4)])
@@ -101,6 +102,18 @@ def test_macs_are_half_the_flops_that_torch_counts(
     masks = random_masks(model, size, batch=3)
     counted = complexity(model.config, size, kept_of(masks), batch=3)
     assert 2 * counted.total.macs == flops_by_counter(model, images(3, *size), masks)
+
+
+@pytest.mark.parametrize(
+    "backbone", [{"capacity": 0.1}, {"capacity": 0.6}, {"selector": "topk", "keep_ratio": 0.9}, {"window": 4}]
+)
+def test_static_packing_computes_all_of_its_room_whatever_is_kept(backbone: dict[str, Any]) -> None:
+    model, size = make_model(packing="static", **backbone), (256, 192)
+    counts = set()
+    for ratio in (0.0, 1.0):
+        kept = kept_tokens(model.config.backbone, size, ratio, batch=2)
+        counts.add(2 * complexity(model.config, size, kept, 2).total.macs)
+    assert counts == {flops_by_counter(model, images(2, *size), ())}
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])

@@ -110,6 +110,15 @@ def test_a_plain_swin_has_no_selection_and_topk_has_its_ratio_always(tmp_path: P
     assert topk.work[1].what == "30 % kept, always"
 
 
+def test_of_a_static_file_the_work_is_that_of_its_room(tmp_path: Path) -> None:
+    model = make_model(packing="static", capacity=0.1)
+    facts = ModelFacts(model.config, Preprocessing((256, 256)), "0.0.9", "ab" * 32)
+    path = write_onnx(tmp_path / "model.onnx", {METADATA_KEY: facts.to_json()})
+    assert len({work.cost.total.macs for work in info(path, select_ratio=0.02).work}) == 1
+    result = CliRunner().invoke(main, ["info", str(path)])
+    assert "packing static, all of its room for 10% computed" in result.stdout
+
+
 def test_without_a_name_it_takes_the_newest_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no model was named"):
