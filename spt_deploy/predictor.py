@@ -108,6 +108,8 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[Picture], threshold: float | None = None) -> list[Prediction]:
         """The answers to any number of images of any sizes; arguments and errors as for ``predict``."""
+        if isinstance(images, str | Path):
+            raise InputError(f"images is {str(images)!r}, one file; expected a list of images, or give it to predict")
         answers: list[Prediction] = []
         for start in range(0, len(images), self._batch):
             part = images[start : start + self._batch]

@@ -129,6 +129,12 @@ def test_what_is_no_picture_is_refused_in_a_sentence(image: Any, sentence: str) 
         predictor.predict_batch([picture(0), image])
 
 
+@pytest.mark.parametrize("images", ["street.jpg", Path("street.jpg")])
+def test_one_file_is_no_batch(images: Any) -> None:
+    with Predictor(ColourRunner()) as predictor, pytest.raises(InputError, match=r"'street\.jpg', one file; .* a list"):
+        predictor.predict_batch(images)
+
+
 def test_the_precision_is_that_of_the_runner(model: Path) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is an extra")
     with Predictor(model, device="cpu", runtime="openvino", precision="fp32") as predictor:
