@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from spt_deploy.atomic import write_json
 from spt_deploy.engine.batches import BatchRange
-from spt_deploy.engine.library import EngineRuntime, Gpu
-from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError
+from spt_deploy.engine.library import ENGINE_RUNTIMES, EngineRuntime, Gpu
+from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
 
 FORMAT = 1  # of the JSON document
 PORTABLE = "portable"
+_KINDS = {"str": str, "int": int, "bool": bool}
+_FORMS = {
+    "runtime": "|".join(ENGINE_RUNTIMES),
+    "runtime_version": r"\d[\w.]*",
+    "capability": rf"sm_\d+|{PORTABLE}",
+    "onnx": r"[^/]+",
+}
 # What a portable engine of TensorRT-RTX runs on (its documentation, "CPU-Only AOT and TensorRT-RTX Engines").
 OLDEST_PORTABLE = 80
 OLDEST_COMPATIBLE = 80  # of TensorRT's hardware-compatible engines, wherever they were built (NvInfer.h, kAMPERE_PLUS)
@@ -78,10 +86,21 @@ class EngineDescription:
                     f"{where} has format {values['format']}, this spt-deploy reads {FORMAT}; update it, or build again"
                 )
             rest = {k: v for k, v in values.items() if k not in ("format", "batch", "facts")}
+            _check_values(rest)
             facts = ModelFacts.from_dict(values["facts"], where)
             return cls(**rest, batch=BatchRange.parse(values["batch"]), facts=facts)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ArtefactError(f"{where} is no description of an engine: {error}; build the engine again") from error
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Raise a ValueError where a value is not of its kind: a file that somebody wrote by hand, or another program."""
+    for field in fields(EngineDescription):
+        kind = _KINDS.get(str(field.type))
+        value = values.get(field.name)
+        form = _FORMS.get(field.name, "")
+        if (kind is not None and type(value) is not kind) or (form and not re.fullmatch(form, str(value))):
+            raise ValueError(f"{field.name} is {value!r}")
 
 
 def description_path(engine: Path) -> Path:
@@ -158,7 +177,7 @@ def check_version(description: EngineDescription, installed: str, where: str) ->
     built = description.runtime_version
     if built == installed:
         return
-    ours, theirs = (tuple(int(part) for part in version.split(".")) for version in (installed, built))
+    ours, theirs = (tuple(map(int, re.findall(r"\d+", version))) for version in (installed, built))  # 10.0.0b6, too
     if description.version_compatible and ours[0] == theirs[0] and ours > theirs:
         return
     raise ArtefactError(
@@ -176,9 +195,11 @@ def check_gpu(description: EngineDescription, gpu: Gpu | None, engine: Path) -> 
     """
     made_for = f"{description.gpu} ({description.capability})" if description.gpu else description.capability
     if gpu is None:
+        beside = engine.with_name(description.onnx)  # as build-engine writes it where nothing else was asked for
         raise RuntimeMissingError(
             f"{engine} is an engine for an NVIDIA GPU ({made_for}), and PyTorch sees none here; run it where one is, "
-            f"or run the ONNX file that it was built from in its place: {engine.with_name(description.onnx)}"
+            "or run the ONNX file that it was built from in its place: "
+            f"{beside if beside.is_file() else description.onnx}"
         )
     here, there = _number(gpu.capability), description.capability
     if there == PORTABLE:

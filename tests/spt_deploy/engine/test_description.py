@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,34 @@ def test_a_damaged_description_is_an_error_of_one_sentence(engine: Path, text: s
         read_description(engine)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("runtime", value) for value in (None, "onnx.runtime")),
+        *(("runtime_version", value) for value in (None, 11, "", "newest")),
+        *(("capability", value) for value in (None, 89, "sm_", "1.2")),
+        *(("onnx", value) for value in (None, "", "../best.onnx")),
+        *(("plan_bytes", value) for value in (None, "600", 1.5)),
+        ("plan_sha256", 5),
+        ("version_compatible", "no"),
+        ("batch", "8:1"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(engine: Path, name: str, value: object) -> None:
+    description_path(engine).write_text(json.dumps(describe().to_dict() | {name: value}))
+    with pytest.raises(
+        ArtefactError, match=rf"json is no description of an engine: {name} is .*build the engine again"
+    ):
+        read_description(engine)
+
+
+def test_a_version_before_its_release_is_compared_as_others_are() -> None:
+    described = describe(version_compatible=True, runtime_version="11.0.0b6")
+    check_version(described, "11.1.0.1", "best.engine")
+    with pytest.raises(ArtefactError, match=r"11\.0\.0b6, and 10\.9\.0b1 is installed"):
+        check_version(described, "10.9.0b1", "best.engine")
+
+
 def test_another_version_names_both_and_the_command_that_rebuilds() -> None:
     check_version(describe(), "11.4.0.106", "best.engine")
     with pytest.raises(
@@ -149,9 +178,13 @@ def test_an_engine_runs_on_the_gpu_it_was_built_for(
             check_gpu(described, gpu, Path("runs/best.engine"))
 
 
-def test_without_a_gpu_the_onnx_file_is_named_instead() -> None:
-    with pytest.raises(RuntimeMissingError, match=r"PyTorch sees none here.* in its place: runs/best\.onnx$"):
-        check_gpu(describe(), None, Path("runs/best.engine"))
+def test_without_a_gpu_the_onnx_file_is_named_instead_with_its_folder_where_it_lies_beside(tmp_path: Path) -> None:
+    engine, beside = tmp_path / "best.engine", tmp_path / "best.onnx"
+    with pytest.raises(RuntimeMissingError, match=r"PyTorch sees none here.* in its place: best\.onnx$"):
+        check_gpu(describe(), None, engine)
+    beside.touch()
+    with pytest.raises(RuntimeMissingError, match=rf"in its place: {re.escape(str(beside))}$"):
+        check_gpu(describe(), None, engine)
 
 
 def test_a_batch_above_the_profile_names_the_command_that_widens_it() -> None:

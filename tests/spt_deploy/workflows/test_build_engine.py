@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -330,8 +329,7 @@ def built(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @NO_GPU
 def test_an_engine_where_no_gpu_is_names_the_file_that_runs(built: Path) -> None:
-    beside = re.escape(str(built.with_name("model.onnx")))
-    with pytest.raises(RuntimeMissingError, match=rf"engine for an NVIDIA GPU \(sm_120\).* in its place: {beside}$"):
+    with pytest.raises(RuntimeMissingError, match=r"engine for an NVIDIA GPU \(sm_120\).* in its place: model\.onnx$"):
         open_runner(built)
 
 
