@@ -88,6 +88,10 @@ def to_mixed_precision(
     rewriter.rewrite()
     if precision == "bf16":
         _raise_opset(result)
+    if not rewriter.narrow and keep_fp32:
+        raise UsageError(
+            f"--keep-fp32 {' '.join(keep_fp32)} leaves nothing in {precision}; name fewer layers, or build in float32"
+        )
     if not rewriter.narrow:
         raise UsageError("the graph has no float32 matrix product; give the file that spt-deploy export wrote")
     note_precision(result, precision)

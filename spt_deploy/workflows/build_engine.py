@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,8 @@ from spt_deploy.workflows.artefacts import check_name, find_artefact
 from spt_deploy.workflows.engine_target import Target, choose_target
 from spt_deploy.workflows.mixed_precision import PrecisionReport, write_mixed
 from spt_export.precision import Precision, heavy_nodes
+
+MOST_WORKSPACE = 1 << 20  # GiB: beyond it is a slip of the keyboard, and beyond 2^34 more than the libraries count
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def build_engine(
     sizes = BatchRange.parse(batch)
     if opt_level is not None and not 0 <= opt_level <= 5:
         raise UsageError(f"opt-level is {opt_level}; expected a number from 0, built fastest, to 5, runs fastest")
-    if workspace_gib is not None and not 0 < workspace_gib < math.inf:
-        raise UsageError(f"workspace is {workspace_gib} GiB; expected a positive number")
+    if workspace_gib is not None and not 0 < workspace_gib <= MOST_WORKSPACE:
+        raise UsageError(f"workspace is {workspace_gib} GiB; expected a positive number, at most {MOST_WORKSPACE}")
     if precision is None and (keep_fp32 or data or labels):
         raise UsageError("keep-fp32, data and labels are about a precision; give --fp16 or --bf16 with them")
     if output is not None:

@@ -152,3 +152,5 @@ def test_what_cannot_be_rewritten_is_refused(classifier: ModelProto) -> None:
     nothing = helper.make_model(helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "g", [value], []))
     with pytest.raises(UsageError, match="no float32 matrix product"):
         to_mixed_precision(nothing, "fp16")
+    with pytest.raises(UsageError, match=r"--keep-fp32 \* leaves nothing in fp16; name fewer layers"):
+        to_mixed_precision(classifier, "fp16", ["*"])

@@ -231,6 +231,7 @@ def test_without_tensorrt_and_gpu_the_sentence_names_the_extra_and_the_way_witho
         (["--opt-level", "6"], "opt-level is 6"),
         (["--workspace", "0"], "workspace is 0.0 GiB"),
         (["--workspace", "nan"], "workspace is nan GiB"),
+        (["--workspace", "1e12"], "at most 1048576"),
         (["--arch", "sm_1"], "known are sm_75"),
         (["--fp16", "--bf16"], "two precisions"),
         (["--keep-fp32", "head*"], "give --fp16 or --bf16"),
