@@ -169,9 +169,9 @@ class Flow:
             joined: whether the flow waits for it at the end; what listens to a silent camera may take long to notice.
         """
         thread = _Worker(target=self._run, args=(work,), name=name, daemon=True)
-        if joined:
-            self._threads.append(thread)
         thread.start()
+        if joined:  # not before: one that could not be started never ends
+            self._threads.append(thread)
 
     def cancel(self, error: BaseException) -> None:
         """Stop everything because of ``error``; only the first one counts."""

@@ -219,3 +219,31 @@ def test_it_waits_for_its_threads_though_the_waiting_is_interrupted() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended.is_set()
+
+
+def test_a_thread_that_the_system_refuses_to_start_is_an_error_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def start_unless_refused(thread: threading.Thread) -> None:
+        if thread.name == "refused":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless_refused)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with Flow() as flow:
+                channel = flow.channel(int, 1)
+                flow.spawn("waits", lambda: list(channel))
+                flow.spawn("refused", lambda: None)
+        except RuntimeError as error:
+            errors.append(error)
+
+    runner = threading.Thread(target=run, daemon=True)
+    runner.start()
+    runner.join(timeout=10)
+    assert [str(error) for error in errors] == ["can't start new thread"]
