@@ -86,13 +86,18 @@ class Crops:
         """Each file is whole, and stays."""
 
 
+def is_crop_name(name: str) -> bool:
+    """Whether a file's name is one that crops have."""
+    return bool(_OURS.fullmatch(name))
+
+
 def remove_crops(folder: Path) -> None:
     """Remove the crops of an earlier run, of whatever classes, from a folder of results; other files are not ours."""
     for path in sorted((folder / CROPS).rglob("*"), reverse=True):
         with suppress(OSError):
             if path.is_dir():
                 path.rmdir()  # where nothing else is in it
-            elif _OURS.fullmatch(path.name):
+            elif is_crop_name(path.name):
                 path.unlink()
     with suppress(OSError):
         (folder / CROPS).rmdir()

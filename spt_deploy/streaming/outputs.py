@@ -20,7 +20,7 @@ from spt_deploy.streaming.formats import check_formats, write_formats
 from spt_deploy.streaming.frames import Frame, Source
 from spt_deploy.streaming.overlay import DrawnOnce, Overlay
 from spt_deploy.streaming.resume import BEGUN, Begun, Earlier
-from spt_deploy.streaming.stale import remove_stale
+from spt_deploy.streaming.stale import check_sources, remove_stale
 from spt_deploy.streaming.window import Window
 from spt_deploy.streaming.writers import FrameWriter, PredictionLog
 
@@ -95,6 +95,7 @@ class Outputs:
 
     Raises:
         OutputError: when the folder cannot be written.
+        UsageError: when a source lies where the results would replace or remove it.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Outputs:
         stop: StopRequest,
         is_fresh: bool = False,
     ) -> None:
+        check_sources(folder, sources, wanted.video)
         self._folder = folder
         try:
             self._made = [each for each in (folder, *folder.parents) if is_fresh or not each.exists()]

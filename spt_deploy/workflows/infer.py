@@ -184,7 +184,7 @@ def infer(
         on_resume: called with ``resume``, before the first frame: the folder, and how many frames have a line in it.
 
     Raises:
-        UsageError: when an argument is out of range, or standard input is named twice.
+        UsageError: when an argument is out of range, standard input is named twice, or results would replace a source.
         SourceError: when a source is not there, or none of them can be read; nothing is written then.
         InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be
             drawn; nothing is written then.

@@ -52,6 +52,48 @@ def test_what_an_earlier_run_wrote_and_this_one_does_not_goes_and_nothing_else(i
     assert files_in(inside / "out") == sorted([*mine, "predictions.jsonl", "summary.json"])
 
 
+@pytest.mark.parametrize(
+    ("source", "video"),
+    [
+        ("out/annotated", True),
+        ("out/annotated/below/p.png", True),
+        ("out/annotated.mp4", True),
+        ("out/annotated-2.mp4", False),
+        ("out/v.annotated.mp4", False),
+        ("out/crops/red/v-000000-1.jpg", False),
+        ("link/annotated", True),
+    ],
+)
+def test_a_source_that_the_results_would_replace_or_remove_is_refused(inside: Path, source: str, video: bool) -> None:
+    (inside / "out").mkdir()
+    (inside / "link").symlink_to("out")
+    path = inside / source
+    if path.suffix == ".mp4":
+        write_video(path, UNEVEN)
+    else:
+        path = path if path.suffix else path / "p.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
+    before, files = path.read_bytes(), files_in(inside / "out")
+    with pytest.raises(UsageError, match=r"would replace or remove it; choose another --out"):
+        infer([source], ColourRunner(), out="out", video=video)
+    assert (path.read_bytes(), files_in(inside / "out")) == (before, files)
+
+
+@pytest.mark.parametrize("source", ["out/photos", "out/annotated", "out/crops", "out/mine.mp4"])
+def test_a_source_beside_the_results_is_taken(inside: Path, source: str) -> None:
+    path = inside / source
+    if path.suffix == ".mp4":
+        path.parent.mkdir()
+        write_video(path, UNEVEN)
+    else:
+        path.mkdir(parents=True)
+        cv2.imwrite(str(path / "p.png"), np.zeros((48, 64, 3), np.uint8))
+    files = files_in(inside / "out")
+    infer([source], ColourRunner(), out="out", video=False)
+    assert files_in(inside / "out") == sorted([*files, "predictions.jsonl", "summary.json"])
+
+
 def test_a_run_that_is_resumed_writes_the_formats_anew_that_are_there(inside: Path) -> None:
     write_video(inside / "v.mp4", UNEVEN)
     runner = ColourRunner(facts_of("detect"))
