@@ -12,7 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
-from spt_deploy.streaming.video import FrameClock, cut_short, declared_end, has_origin, rate_of, unreadable, upright
+from spt_deploy.streaming.video import (
+    FrameClock,
+    cut_short,
+    declared_end,
+    has_origin,
+    held_back,
+    rate_of,
+    unreadable,
+    upright,
+)
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -92,13 +101,22 @@ class NetworkStream(LiveSource):
                 end = declared_end(container, stream, self.rate)
                 clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin(container))
             converter = VideoReformatter()
+
+            def arrival(frame: VideoFrame, waited: float = 0.0) -> Arrival:
+                return Arrival(
+                    waited, lambda: upright(frame, converter), None if clock is None else float(clock.time_of(frame))
+                )
+
             packets = container.demux(stream)
             while True:
                 start = time.perf_counter()
                 try:
                     packet = next(packets, None)
                 except (av.FFmpegError, OSError) as error:
-                    raise SourceError(self._reason(error, start, self._silence)) from error
+                    lost = SourceError(self._reason(error, start, self._silence))
+                    # Those of a live stream are older than the silence that it ended in, and have no time of their own.
+                    yield from map(arrival, [] if clock is None else held_back(stream))
+                    raise lost from error
                 waited = time.perf_counter() - start
                 if packet is None:
                     break
@@ -109,8 +127,7 @@ class NetworkStream(LiveSource):
                     continue
                 count += len(frames)
                 for frame in frames:
-                    shown = None if clock is None else float(clock.time_of(frame))
-                    yield Arrival(waited, lambda f=frame: upright(f, converter), shown)  # type: ignore[misc]
+                    yield arrival(frame, waited)
                     waited = 0.0
             if clock is None or not count:
                 return

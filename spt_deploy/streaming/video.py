@@ -7,6 +7,7 @@ from the end of the file, and with one kept converter it is no slower.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +108,15 @@ def upright(frame: VideoFrame, converter: VideoReformatter) -> Image:
     threads = 1 if frame.width * frame.height <= _SMALL else 0
     pixels = converter.reformat(frame, format="bgr24", threads=threads).to_ndarray()
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
+
+
+def held_back(stream: VideoStream) -> list[VideoFrame]:
+    """What a decoder keeps, for other frames were to come before it, when its packets have ended in an error."""
+    import av
+
+    with suppress(av.FFmpegError, OSError):
+        return stream.decode(None)
+    return []
 
 
 def unreadable(packets: int) -> str:
@@ -236,6 +246,7 @@ def _decoded(path: Path, container: InputContainer) -> Iterator[VideoFrame | Fai
                 break
             except (av.FFmpegError, OSError) as error:  # the container itself is broken: there is no next packet
                 broken, reason = broken + 1, error.strerror or str(error)
+                yield from held_back(stream)
                 break
             try:
                 frames = packet.decode()

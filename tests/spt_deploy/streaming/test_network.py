@@ -12,7 +12,7 @@ from spt_deploy.streaming import network
 from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling
 from spt_deploy.streaming.network import NetworkStream
 from spt_deploy.streaming.video import VideoFile
-from tests.spt_deploy.streaming.servers import file_server, transport_stream
+from tests.spt_deploy.streaming.servers import file_server, http_server, transport_stream
 from tests.spt_deploy.streaming.support import write_video
 
 
@@ -68,6 +68,15 @@ def test_a_recording_that_lies_elsewhere_without_a_frame_is_a_failure(video: Pat
     start = data.index(b"mdat") + 4
     video.write_bytes(data[:start] + b"\xaa" * (len(data) - start))
     assert served(video) == (0, [" cannot be read: it has no frame"])
+
+
+def test_a_recording_whose_connection_is_lost_gives_what_its_decoder_held_back(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "v.mkv", range(0, 2400, 40), bf=3).read_bytes()
+    # It hangs up, and never said how much comes.
+    with http_server([lambda send: send(data)], "video/x-matroska") as url:
+        count, (reason,) = told(NetworkStream(url, reconnect=0).frames(Sampling()), url)
+    assert count == 60
+    assert "was lost after 60 frames" in reason
 
 
 def test_a_transport_stream_of_a_known_size_is_a_recording_and_does_not_begin_again(tmp_path: Path) -> None:

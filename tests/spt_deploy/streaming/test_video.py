@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
@@ -203,6 +209,30 @@ def test_a_broken_packet_is_a_failure_and_the_frames_after_it_are_kept(tmp_path:
     assert isinstance(last, Frame)
     assert last.time == pytest.approx(199 / 25)
     assert len(frames) > 180
+
+
+def test_a_file_that_cannot_be_read_any_further_gives_what_its_decoder_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "v.mp4", range(200), Fraction(1, 25), bf=3, g=40)
+    video = VideoFile(path)
+
+    def opened(path: Path) -> closing[Any]:
+        container = av.open(str(path))
+
+        def demux(stream: VideoStream) -> Iterator[Packet]:
+            yield from islice(container.demux(stream), 80)
+            raise OSError(errno.EIO, "Input/output error")
+
+        broken = closing(container)
+        vars(broken).update(streams=container.streams, demux=demux)
+        return broken
+
+    monkeypatch.setattr("spt_deploy.streaming.video._open", opened)
+    *frames, failure = video.frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert "Input/output error" in failure.reason
+    assert len(frames) == 80
 
 
 def no_frames(path: Path) -> Path:
