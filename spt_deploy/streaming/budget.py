@@ -221,7 +221,13 @@ def chosen_threshold(
         runner.check_threshold(threshold)
     if target_fps is None:
         return threshold
-    budget = Budget(target_fps, *(bounds or (runner.facts.model.backbone.threshold,)))
+    own = runner.facts.model.backbone.threshold
+    if bounds is None and own >= HIGHEST:
+        raise UsageError(
+            f"the model's own threshold is {own:g}, and target-fps raises it to {HIGHEST:g} at most unless it is told "
+            f"how far; give a range, such as --threshold-range {own:g}:{(1 + own) / 2:g}"
+        )
+    budget = Budget(target_fps, *(bounds or (own,)))
     runner.check_threshold(budget.threshold)
     return budget
 

@@ -15,10 +15,11 @@ from spt_deploy.cli import main
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.facts import METADATA_KEY
 from spt_deploy.runtimes.onnx_file import load_onnx, read_facts
+from spt_deploy.streaming.budget import parse_threshold_range
 from spt_deploy.streaming.resume import BEGUN
 from spt_deploy.workflows.infer import infer
 from tests.exported import Exported, make_exported
-from tests.spt_deploy.streaming.support import ColourRunner, lines_of, write_video
+from tests.spt_deploy.streaming.support import ColourRunner, facts_of, lines_of, write_video
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -113,6 +114,19 @@ def test_a_file_without_the_input_is_refused_before_the_run(
 def test_a_runner_that_takes_no_threshold_says_so_from_python_too(video: Path) -> None:
     with pytest.raises(InputError, match="takes no threshold at run time"):
         infer([video], ColourRunner(), target_fps=30)
+
+
+@pytest.mark.parametrize(("own", "example"), [(0.9, "0.9:0.95"), (0.95, "0.95:0.975")])
+def test_a_model_whose_threshold_is_above_the_default_bound_is_to_be_given_a_range(
+    video: Path, own: float, example: str
+) -> None:
+    facts = facts_of()
+    model = replace(facts.model, backbone=replace(facts.model.backbone, threshold=own))
+    runner = ColourRunner(replace(facts, model=model))
+    with pytest.raises(UsageError, match=rf"own threshold is {own}, .* --threshold-range {example}$"):
+        infer([video], runner, target_fps=30)
+    with pytest.raises(InputError, match="takes no threshold"):  # the range that it named is one
+        infer([video], runner, target_fps=30, threshold_range=parse_threshold_range(example))
 
 
 @pytest.mark.parametrize(
