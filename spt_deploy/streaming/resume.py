@@ -147,7 +147,8 @@ def earlier_run(folder: Path, resume: bool) -> Earlier:
     try:
         hidden = sorted(folder.glob(f".{stem}.*{suffix}"))
         other_formats = sorted(path for path in folder.glob(f".{stem}.*") if path not in hidden)
-        videos = sorted(folder.glob(".*annotated.*.mp4"))
+        # The first part of a run, and those that it was resumed for.
+        videos = sorted([*folder.glob(".*annotated.*.mp4"), *folder.glob(".annotated-*.*.mp4")])
     except OSError:  # a name too long, say: who writes there tells why it cannot be
         return Earlier()
     leftovers = (*hidden, *other_formats, *videos)

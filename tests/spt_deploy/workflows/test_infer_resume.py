@@ -264,10 +264,12 @@ def test_the_lines_of_a_killed_run_are_not_taken_for_those_of_a_new_run(inside: 
     assert {line["source"] for line in lines_of(inside / "out")} == {"v.mp4"}
 
 
-def test_what_a_run_that_was_killed_left_of_other_formats_goes(inside: Path) -> None:
+def test_what_a_run_that_was_killed_left_of_other_formats_and_videos_goes(inside: Path) -> None:
     write_video(inside / "v.mp4", [0, 40])
     infer(["v.mp4"], ColourRunner(), out="out", video=False)
-    for name in (".predictions.1-ab.csv", ".predictions.coco.1-ab.json"):
+    names = (".predictions.1-ab.csv", ".predictions.coco.1-ab.json")
+    videos = (".annotated.1-ab.mp4", ".annotated-2.1-ab.mp4", ".v.annotated.1-ab.mp4", ".v-2.annotated.1-ab.mp4")
+    for name in (*names, *videos):
         (inside / "out" / name).touch()
     infer(["v.mp4"], ColourRunner(), out="out", video=False, resume=True)
     assert files_in(inside / "out") == ["predictions.jsonl", "summary.json"]
