@@ -7,7 +7,9 @@ sentence on stderr and the error's exit code, with the traceback above it when `
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import sys
 from typing import Any, NoReturn, cast
 
 import click
@@ -124,6 +126,8 @@ def main(debug: bool) -> None:
 
     A model that is not named is the newest artefact here or under runs/, the best kind first.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8: it is given back as it is
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(*SPIN)  # before a command imports torch, which reads it once
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -59,6 +60,14 @@ def test_formats_are_given_one_by_one_or_with_commas(inside: Path, monkeypatch: 
         assert result.exit_code == 0
         names = [Path(line).name for line in result.stdout.splitlines()[3:]]
         assert names == ["predictions.jsonl", "predictions.csv", "predictions.coco.json", "crops", "summary.json"]
+
+
+def test_a_name_that_is_not_utf_8_is_printed_as_it_is(inside: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")  # Latin-1
+    cv2.imwrite(str(inside / "a.png"), picture(0))
+    result = call("a.png", "--no-video", "--out", name)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout_bytes.splitlines()[-1] == b"caf\xe9/summary.json"
 
 
 def test_an_unreadable_input_is_exit_code_1_after_the_result(inside: Path) -> None:
