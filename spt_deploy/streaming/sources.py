@@ -86,12 +86,14 @@ def open_sources(
         raw: see `network.StandardInput`.
 
     Raises:
-        SourceError: when a name means nothing that is there, or a folder without images.
+        SourceError: when a name means nothing that is there, a folder without images, or standard input that is closed.
         UsageError: when ``reconnect`` is below 0, or standard input is named twice.
     """
     sources: list[Source] = []
     for name in names:
         if str(name) == "-":
+            if sys.stdin is None:  # closed, as by `<&-`
+                raise SourceError("standard input is closed, and a source is -; connect it to what gives the frames")
             sources.append(StandardInput(sys.stdin.buffer, raw))
             continue
         if is_url(str(name)):

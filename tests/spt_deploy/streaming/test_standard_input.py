@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
 from spt_deploy.streaming.network import StandardInput
 from spt_deploy.streaming.sources import open_sources
@@ -49,6 +50,12 @@ def test_bare_frames_that_a_list_names(tmp_path: Path, monkeypatch: pytest.Monke
     (source,) = open_sources([tmp_path / "sources.txt"], raw=(48, 64))
     frames = [item for item in source.frames(Sampling()) if isinstance(item, Frame)]
     np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), images)
+
+
+def test_standard_input_that_is_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it after `<&-`
+    with pytest.raises(SourceError, match="standard input is closed"):
+        open_sources(["-"])
 
 
 class Asked(io.BytesIO):
