@@ -48,13 +48,13 @@ def formats_in(folder: Path, model: ModelConfig) -> tuple[str, ...]:
     return tuple(name for name, file_name in fitting if file_name in files)
 
 
-def check_formats(formats: Sequence[str], model: ModelConfig, earlier: Sequence[str] = ()) -> None:
+def check_formats(formats: Sequence[str], model: ModelConfig, sized: bool = True) -> None:
     """Whether a model's answers can be written so.
 
     Args:
         formats: known ones.
         model: that will run.
-        earlier: lines of a run that is resumed.
+        sized: whether every line of a run that is resumed has the size of its frame.
 
     Raises:
         UsageError: when they cannot.
@@ -63,7 +63,7 @@ def check_formats(formats: Sequence[str], model: ModelConfig, earlier: Sequence[
         return
     if model.task != "detect":
         raise UsageError(f"COCO results are of detectors, and this model's task is {model.task}; use --format csv")
-    if not all("size" in values or "gap" in values for values in map(json.loads, earlier)):
+    if not sized:
         raise UsageError("the run to resume has lines without the size of the frame, which COCO needs; begin it anew")
 
 

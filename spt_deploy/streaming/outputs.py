@@ -54,7 +54,7 @@ class Wanted:
             UsageError: when the model's task or blocks do not fit.
             ArtefactError: when the file does not say what is to be drawn.
         """
-        check_formats(self.formats, runner.facts.model, earlier.lines)
+        check_formats(self.formats, runner.facts.model, earlier.sized)
         if self.crops:
             check_crops(runner.facts.model)
         self.overlay.check(runner.facts.model.backbone)
@@ -116,7 +116,7 @@ class Outputs:
         except OSError as error:  # a name too long, a folder that may not be entered
             raise output_error(folder, error) from error
         self._wanted, self._model = wanted, runner.facts.model
-        self.log = PredictionLog(folder, earlier.lines)
+        self.log = PredictionLog(folder, earlier)
         try:
             begun.note(self.log.path)  # first: until then the note of the run before names its lines
         except BaseException:
@@ -124,7 +124,7 @@ class Outputs:
             self._remove_folders()
             raise
         earlier.tidy()
-        self._resumes, self._earlier_files = bool(earlier.lines), earlier.files
+        self._resumes, self._earlier_files = earlier.whole > 0, earlier.files
         drawing = DrawnOnce(wanted.overlay)
         writers: list[FrameWriter] = []
         self.frames = _Together(writers) if wanted.video or wanted.crops or wanted.show else None

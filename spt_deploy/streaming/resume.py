@@ -8,6 +8,7 @@ the run is complete its summary says that.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -114,13 +115,17 @@ class Earlier:
     """What an earlier run left.
 
     Attributes:
-        lines: of its predictions, each with its end.
+        lines: file that holds its predictions; None where it has no line.
+        whole: bytes of it, from the start on, that are whole lines.
+        sized: whether each of them has the size of its frame.
         done: source and frame of each, and how often: a source may be named twice.
         leftovers: hidden files of runs that were killed; they may go once the lines are safe.
         files: its results beside the lines, as far as its summary tells.
     """
 
-    lines: tuple[str, ...] = ()
+    lines: Path | None = None
+    whole: int = 0
+    sized: bool = True
     done: Mapping[tuple[str, int], int] = field(default_factory=dict)
     leftovers: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
@@ -156,8 +161,9 @@ def earlier_run(folder: Path, resume: bool) -> Earlier:
         return Earlier(leftovers=leftovers)
     named = _noted(folder).get(_LINES)  # gone where the run could still give its lines their name
     begun = next((path for path in hidden if path.name == named), folder / PREDICTIONS)
-    lines, done = _whole_lines(begun)
-    return Earlier(tuple(lines), done, leftovers, tuple(files_named(folder)) if _is_summed_up(begun) else ())
+    whole, sized, done = _whole_lines(begun)
+    files = tuple(files_named(folder)) if _is_summed_up(begun) else ()
+    return Earlier(begun if whole else None, whole, sized, done, leftovers, files)
 
 
 def _is_summed_up(lines: Path) -> bool:
@@ -168,20 +174,25 @@ def _is_summed_up(lines: Path) -> bool:
         return False
 
 
-def _whole_lines(path: Path) -> tuple[list[str], Counter[tuple[str, int]]]:
-    """Lines of a file up to the first that is not whole, and what they are of."""
-    lines: list[str] = []
+def _whole_lines(path: Path) -> tuple[int, bool, Counter[tuple[str, int]]]:
+    """Of a file up to the first line that is not whole: the bytes, whether all have a size, and what they are of.
+
+    The lines themselves are not held: those of a camera that ran for days may be larger than the memory.
+    """
+    whole, sized = 0, True
     done: Counter[tuple[str, int]] = Counter()
-    with suppress(OSError), path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with suppress(OSError), path.open("rb") as file:
         for line in file:
             try:
-                values = json.loads(line)
-                key = None if "gap" in values else (str(values["source"]), int(values["frame"]))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+                values = json.loads(line.decode("utf-8"))
+                is_gap = "gap" in values
+                key = None if is_gap else (sys.intern(str(values["source"])), int(values["frame"]))
+            except (KeyError, TypeError, ValueError):
                 break
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
-            lines.append(line)
+            whole += len(line)
+            sized = sized and (is_gap or "size" in values)
             if key is not None:
                 done[key] += 1
-    return lines, done
+    return whole, sized, done

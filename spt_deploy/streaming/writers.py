@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, Protocol
 from spt_deploy.atomic import atomic_path, output_error
 from spt_deploy.postprocess import Prediction
 from spt_deploy.streaming.frames import Frame, Gap, Source
-from spt_deploy.streaming.resume import PREDICTIONS, SUMMARY
+from spt_deploy.streaming.resume import PREDICTIONS, SUMMARY, Earlier
+
+_CHUNK = 1 << 20  # bytes
 
 
 class Draft:
@@ -69,7 +70,7 @@ class PredictionLog:
 
     Args:
         folder: to write in; made if need be.
-        earlier: lines of a run that is resumed, which come first.
+        earlier: the run that is resumed, whose lines come first.
 
     Attributes:
         path: of the file until it gets its name.
@@ -78,7 +79,7 @@ class PredictionLog:
         OutputError: when the file cannot be made.
     """
 
-    def __init__(self, folder: Path, earlier: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, earlier: Earlier | None = None) -> None:
         self._draft = Draft(folder / PREDICTIONS)
         self.path = self._draft.path
         self._whole = 0  # bytes of lines that are on the disk from end to end
@@ -87,7 +88,8 @@ class PredictionLog:
         except OSError as error:
             raise output_error(self._draft.target, error) from error
         try:
-            self._put("".join(earlier))
+            if earlier and earlier.lines:
+                self._copy(earlier.lines, earlier.whole)
         except OSError as error:
             self.drop()
             raise output_error(self._draft.target, error) from error
@@ -130,6 +132,14 @@ class PredictionLog:
             self._put(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as error:
             raise output_error(self._draft.target, error) from error
+
+    def _copy(self, lines: Path, size: int) -> None:
+        """So many bytes of a file."""
+        with lines.open("rb") as file:
+            while data := file.read(min(_CHUNK, size - self._whole)):
+                self._file.write(data)
+                self._whole += len(data)
+        self._file.flush()
 
     def _put(self, text: str) -> None:
         # A file name need not be UTF-8; a byte that is not becomes \udc.., which JSON reads as it was.

@@ -18,6 +18,7 @@ from spt_deploy.errors import OutputError, UsageError
 from spt_deploy.postprocess import Classification, Detection, Prediction
 from spt_deploy.streaming.formats import check_formats, known_formats, write_formats
 from spt_deploy.streaming.frames import Frame, Gap
+from spt_deploy.streaming.resume import earlier_run
 from spt_deploy.streaming.writers import PredictionLog
 from tests.spt_deploy.streaming.support import facts_of, picture
 
@@ -118,12 +119,12 @@ def test_formats_are_named_in_any_order_and_the_lines_are_always_among_them() ->
 
 
 def test_coco_is_refused_where_it_cannot_be() -> None:
-    check_formats(("jsonl", "csv"), facts_of("classify").model, ['{"frame": 0}\n'])
-    check_formats(("jsonl", "coco"), DETECT, ['{"frame": 0, "size": [1, 1]}\n'])
+    check_formats(("jsonl", "csv"), facts_of("classify").model, sized=False)
+    check_formats(("jsonl", "coco"), DETECT, sized=True)
     with pytest.raises(UsageError, match="this model's task is classify; use --format csv"):
         check_formats(("jsonl", "coco"), facts_of("classify").model)
     with pytest.raises(UsageError, match="lines without the size of the frame"):
-        check_formats(("jsonl", "coco"), DETECT, ['{"frame": 0}\n'])
+        check_formats(("jsonl", "coco"), DETECT, sized=False)
 
 
 def test_the_gaps_of_live_sources_are_in_no_other_format(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_the_gaps_of_live_sources_are_in_no_other_format(tmp_path: Path) -> None
     log.write_gap(Gap("rtsp://cam/1", 1, 0.5, 2.0, "lost"))
     log.write(Frame("rtsp://cam/1", 1, 2.5, picture(0), 3.5), Prediction(detections=(CAT,)))
     log.keep()
-    check_formats(("jsonl", "coco"), DETECT, (tmp_path / "predictions.jsonl").read_text().splitlines())
+    assert earlier_run(tmp_path, resume=True).sized
     table, coco = write_formats(tmp_path, ("csv", "coco"), DETECT)
     assert len(table.read_text().splitlines()) == 3
     assert [each["file_name"] for each in json.loads(coco.read_text())["images"]] == [

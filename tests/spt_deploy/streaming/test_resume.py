@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from spt_deploy.errors import UsageError
 from spt_deploy.streaming.resume import BEGUN, PREDICTIONS, SUMMARY, Begun, earlier_run
+from spt_deploy.streaming.writers import PredictionLog
 
 BEFORE = Begun("ab", 0.25, 0.5, 0, 1, target_fps=30.0, threshold_range=(0.01, 0.5))
 
@@ -65,7 +67,39 @@ def test_lines_under_a_hidden_name_count_where_the_note_names_them(tmp_path: Pat
     write(".predictions.2-cd.jsonl", 9)
     assert earlier_run(tmp_path, resume=True).done == {(".predictions.1-ab.jsonl", n): 1 for n in range(2)}
     (tmp_path / ".predictions.1-ab.jsonl").replace(tmp_path / PREDICTIONS)
-    assert len(earlier_run(tmp_path, resume=True).lines) == 2
+    earlier = earlier_run(tmp_path, resume=True)
+    assert (earlier.lines, earlier.whole) == (tmp_path / PREDICTIONS, (tmp_path / PREDICTIONS).stat().st_size)
+    assert not earlier.sized
+
+
+@pytest.mark.parametrize(
+    "end", [b"", b'{"source": "v", "fr', b'{"source": "v", "frame": 2}', b"\xff\n", b"[]\n", b"5\n"]
+)
+def test_lines_count_up_to_the_first_that_is_not_whole(end: bytes, tmp_path: Path) -> None:
+    whole = b'{"source": "v", "frame": 0, "size": [1, 1]}\n{"source": "v", "gap": 1.0}\n'
+    (tmp_path / PREDICTIONS).write_bytes(whole + end)
+    earlier = earlier_run(tmp_path, resume=True)
+    assert (earlier.whole, earlier.sized, earlier.done) == (len(whole), True, {("v", 0): 1})
+    log = PredictionLog(tmp_path / "on", earlier)
+    assert not log.is_empty
+    (path,) = log.keep()
+    assert path.read_bytes() == whole
+
+
+def test_the_lines_of_a_run_that_is_resumed_are_not_held_in_memory(tmp_path: Path) -> None:
+    """Those of a camera that ran for days may be larger than it."""
+    with (tmp_path / PREDICTIONS).open("w", encoding="utf-8") as file:
+        for number in range(300):
+            file.write(json.dumps({"source": "v", "frame": number, "padding": "x" * 100_000}) + "\n")
+    tracemalloc.start()
+    try:
+        log = PredictionLog(tmp_path / "on", earlier_run(tmp_path, resume=True))
+        (path,) = log.keep()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 30_000_000
+    assert peak < 5_000_000
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]"])
