@@ -178,15 +178,16 @@ def measured_select_ratio(training: Mapping[str, Any], backbone: BackboneConfig)
         backbone: whose blocks are meant.
 
     Returns:
-        One ratio a block; None where the checkpoint does not say.
+        One ratio a block; None where the checkpoint does not say, or says what is no share.
     """
     try:
         by_block = (
             training["select_ratio"] if "select_ratio" in training else training["history"][-1]["val"]["select_ratio"]
         )
-        return tuple(float(by_block[name]) for name in backbone.spa_blocks)
+        ratios = tuple(float(by_block[name]) for name in backbone.spa_blocks)
     except (KeyError, IndexError, TypeError, ValueError):
         return None
+    return ratios if all(0 <= ratio <= 1 for ratio in ratios) else None
 
 
 def _without_selection(config: ModelConfig) -> ModelConfig:

@@ -97,7 +97,16 @@ def test_work_is_counted_as_training_measured_where_the_checkpoint_says(tmp_path
     assert info(path, select_ratio=0.1).work[1].what == "10 % kept"
 
 
-@pytest.mark.parametrize("training", [{"history": []}, {"select_ratio": {"3.1": 0.5}}, {"select_ratio": "much"}])
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"history": []},
+        {"select_ratio": {"3.1": 0.5}},
+        {"select_ratio": "much"},
+        {"select_ratio": RATIOS | {"3.1": 1.5}},
+        {"select_ratio": RATIOS | {"3.1": float("nan")}},
+    ],
+)
 def test_training_that_does_not_say_is_no_error(tmp_path: Path, training: Any) -> None:
     assert len(info(write_checkpoint(tmp_path / "ckpt.pt", training=training)).work) == 1
 
