@@ -276,7 +276,8 @@ def _truth(record: Record, data: DataSet) -> str:
     if record.label is not None:
         return data.class_names[record.label]
     if record.objects is not None:
-        return f"{len(record.objects.labels)} objects"
+        count = len(record.objects)
+        return "1 object" if count == 1 else f"{count} objects"
     return ", ".join(data.class_names[label] for label in record.labels or ())
 
 

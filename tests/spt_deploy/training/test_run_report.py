@@ -20,6 +20,7 @@ from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.curves import draw_curves
 from spt_deploy.training.dataset import DataSet, Record
+from spt_deploy.training.objects import Objects
 from spt_deploy.training.run_report import RunFacts, chance_level, report_text, warnings_of
 from spt_deploy.training.samples import SMALLEST_SIDE, write_samples
 from tests.spt_deploy.training.support import tiny_config
@@ -63,6 +64,15 @@ def facts_of(history: list[Any], best: int, **changes: Any) -> RunFacts:
         "broken": 0,
     }
     return RunFacts(**(values | changes))
+
+
+def test_below_a_sample_stands_how_many_objects_are_in_it() -> None:
+    samples = [
+        (Path(f"{count}.jpg"), Record(Path("x.png"), objects=Objects.from_boxes([[0, 0, 9, 9]] * count, 0)))
+        for count in range(3)
+    ]
+    text = report_text(facts_of([epoch(1, 0.4)], best=1, samples=samples))
+    assert re.findall(r"<br>([^|]*?) \|", text) == ["0 objects", "1 object", "2 objects"]
 
 
 def test_the_report_says_what_came_of_what_and_how_to_go_on() -> None:
