@@ -90,7 +90,10 @@ class RunFolder:
     def save_last(
         self, trainer: Trainer, preprocessing: Preprocessing, progress: Progress, random: list[dict[str, Any]]
     ) -> None:
-        """Write ``last.pt`` with everything needed to go on, and ``metrics.jsonl``.
+        """Write ``metrics.jsonl``, then ``last.pt`` with everything needed to go on.
+
+        In this order, and ``best.pt`` after both: a run that was killed in between writes anew what lacks the epoch of
+        ``last.pt``, or is ahead of it.
 
         Args:
             trainer: between two epochs.
@@ -109,10 +112,10 @@ class RunFolder:
             "precision": trainer.precision.state_dict(),
             "random": random,
         }
-        save_checkpoint(self.last, trainer.evaluated, preprocessing, training)
         write_text(
             self.metrics, "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in progress.history)
         )
+        save_checkpoint(self.last, trainer.evaluated, preprocessing, training)
 
     def load_last(self) -> tuple[Checkpoint, TrainConfig]:
         """``last.pt``, and what its run was told.

@@ -135,6 +135,8 @@ def _train(
             ranks=ranks,
         )
         progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
+        if ranks.is_main and progress.best is not None and progress.best["epoch"] == progress.epoch:
+            folder.save_best(trainer, preprocessing, progress.best)  # killed, it may have come no further
         if progress.epoch >= config.epochs:
             done = f"epoch {progress.epoch} of {config.epochs}"
             reports.say(f"the run in {config.out} is finished, {done}; there is nothing left to do")
@@ -189,11 +191,11 @@ def _run(
         is_best = progress.best is None or standing(record, metric) > standing(progress.best, metric)
         if is_best:
             progress.best = record
-            if trainer.ranks.is_main:
-                folder.save_best(trainer, preprocessing, record)
         random = trainer.ranks.gather(random_state())
         if trainer.ranks.is_main:
             folder.save_last(trainer, preprocessing, progress, random)
+            if is_best:
+                folder.save_best(trainer, preprocessing, record)
             presentation.update_now_and_then(progress)
         reports.say(_epoch_text(record, metric, trainer.config.epochs, is_best))
 

@@ -143,9 +143,31 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(
     process.kill()
     assert process.wait() == -signal.SIGKILL
     done = load_checkpoint(out / "last.pt").training["history"][-1]["epoch"]
-    assert 2 <= done < 4
+    assert 1 <= done < 4  # last.pt comes after metrics.jsonl
     assert train(config, resume=True).epochs == 4
     assert_same_run(straight, out)
+
+
+def test_a_run_that_was_killed_between_two_files_of_its_last_epoch_ends_with_files_that_agree(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def killed_after_last(self: Path, target: Path) -> Path:
+        replace(self, target)
+        if target.name == "last.pt":
+            raise KeyboardInterrupt
+        return target
+
+    config = tiny_config(folder, tmp_path / "run", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed_after_last)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert train(config, resume=True).epochs == 1
+    assert [record["epoch"] for record in lines(tmp_path / "run/metrics.jsonl")] == [1]
+    assert load_checkpoint(tmp_path / "run/best.pt").training["epoch"] == 1
+    assert_same_weights(tmp_path / "run/best.pt", tmp_path / "run/last.pt")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(folder: Path, tmp_path: Path) -> None:
