@@ -11,6 +11,7 @@ be missing. Where the files lie:
     annotations/instances_train2017.json + train2017/*.jpg     COCO's own; any year or none; or images/train2017/
     annotations/train.json + images/*.jpg                      the same, shorter names; or images/train/, train/
     train/_annotations.coco.json + train/*.jpg                 Roboflow's; its valid/ or test/ is our val
+    annotations/instances_Train.json + images/Train/*.jpg      CVAT's; its Validation or Test is our val
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ LOOKS_FOR = "annotations/[instances_]train*.json or train/_annotations.coco.json
 
 _TRIANGLE = 6  # numbers
 _NO_OBJECT = (AnnotationError, KeyError, TypeError, AttributeError)  # raised by an annotation that cannot be used
-_NAMES = {"train": ("train",), "val": ("val", "valid", "validation", "test")}  # the first that is there
+_NAMES = {  # the first that is there; CVAT's begin with a capital
+    "train": ("train", "Train"),
+    "val": ("val", "Val", "valid", "validation", "Validation", "test", "Test"),
+}
 
 
 def find(folder: Path) -> dict[str, SplitFile]:
@@ -191,7 +195,8 @@ def _images(
             reason = f"{file.path}: image {number} is {image!r}; expected id, file_name, height and width ({error!r})"
             left_out.add(f"image {number}", file.path, reason)
             continue
-        path = first_file(file.image_folders, name)
+        # Tools write backslashes on Windows, and there they mean folders.
+        path = first_file(file.image_folders, name) or first_file(file.image_folders, name.replace("\\", "/"))
         if path is None:
             folders = ", ".join(map(str, file.image_folders))
             left_out.add(name, file.path, f"{file.path}: image {name} has no file; looked in {folders}")

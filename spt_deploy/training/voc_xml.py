@@ -34,7 +34,10 @@ LOOKS_FOR = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt and val
 
 _FOLDERS = ("Annotations", "JPEGImages")
 _SECOND_COLUMN = re.compile(r"\s+-?[01]\s*$")  # whether the image has the class
-_LISTS = {"train": ("train.txt", "trainval.txt"), "val": ("val.txt", "test.txt")}  # the first that is there
+_LISTS = {  # the first that is there; CVAT's begin with a capital
+    "train": ("train.txt", "Train.txt", "trainval.txt"),
+    "val": ("val.txt", "Val.txt", "Validation.txt", "test.txt", "Test.txt"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     for split, names in _LISTS.items():
         if split not in of_split:
             raise InputError(
-                f"{place / 'ImageSets/Main'} has no {' and no '.join(names)}; list the {split} images there"
+                f"{place / 'ImageSets/Main'} has none of {', '.join(names)}; list the {split} images there"
             )
     known = _class_file(place)
     broken: list[Broken] = []

@@ -136,6 +136,11 @@ def _as_text(content: dict[str, Any]) -> None:
         annotation |= {key: str(annotation[key]) for key in ("image_id", "category_id", "iscrowd")}
 
 
+def _as_on_windows(content: dict[str, Any]) -> None:
+    for image in content["images"]:
+        image["file_name"] = f"train2017\\{image['file_name']}"
+
+
 def _in_lists(change: Callable[[str], str]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         for path in (folder / "ImageSets/Main").glob("*.txt"):
@@ -149,6 +154,7 @@ ODD: list[tuple[str, Writer, Callable[[Path], None], bool]] = [
     ("coco: empty outline", write_coco, _coco(_first(segmentation=[[]])), False),
     ("coco: two points", write_coco, _coco(_first(segmentation=[[1, 2, 3, 4]])), False),
     ("coco: numbers as text", write_coco, _coco(_as_text), True),
+    ("coco: backslashes", write_coco, _coco(_as_on_windows), True),
     ("voc: size with a point", write_voc, _voc(f"<width>{WIDTH}<", f"<width>{WIDTH}.0<"), True),
     ("voc: list with a mark", write_voc, _in_lists(lambda text: "\ufeff" + text), True),
     ("voc: list with a column", write_voc, _in_lists(lambda text: text.replace("\n", "  -1\n")), True),
@@ -232,7 +238,7 @@ FAILURES: list[tuple[str, Writer, Callable[[Path], None], str]] = [
         "voc: no list",
         write_voc,
         lambda f: (f / "ImageSets/Main/val.txt").unlink(),
-        "Main has no val.txt and no test.txt; list the val images there",
+        "Main has none of val.txt, .*, test.txt, Test.txt; list the val images there",
     ),
     ("bdd: no list", write_bdd, lambda f: _bdd(lambda c: c.clear())(f), "det_train.json is no list of images"),
 ]

@@ -24,6 +24,7 @@ from tests.spt_deploy.training.data_formats import (
     SPLITS,
     WIDTH,
     Picture,
+    Truth,
     Writer,
     make_truth,
     write_bdd,
@@ -32,14 +33,35 @@ from tests.spt_deploy.training.data_formats import (
 )
 from tests.spt_deploy.training.support import make_image_folder
 
+
+def write_coco_of_cvat(folder: Path, truth: Truth) -> Path:
+    write_coco(folder, truth)
+    (folder / "images").mkdir()
+    for split, name in CVAT.items():
+        (folder / f"{split}2017").rename(folder / "images" / name)
+        (folder / f"annotations/instances_{split}2017.json").rename(folder / f"annotations/instances_{name}.json")
+    return folder
+
+
+def write_voc_of_cvat(folder: Path, truth: Truth) -> Path:
+    write_voc(folder, truth)
+    for split, name in CVAT.items():
+        (folder / f"ImageSets/Main/{split}.txt").rename(folder / f"ImageSets/Main/{name}.txt")
+    return folder
+
+
+CVAT = {"train": "Train", "val": "Validation"}
+
 # name, how it is written, format, whether it has outlines
 DATA: list[tuple[str, Writer, str, bool]] = [
     ("coco", write_coco, "coco", True),
     ("coco with short names", lambda f, t: write_coco(f, t, "short"), "coco", True),
     ("coco of Roboflow", lambda f, t: write_coco(f, t, "roboflow"), "coco", True),
+    ("coco of CVAT", write_coco_of_cvat, "coco", True),
     ("coco with boxes only", lambda f, t: write_coco(f, t, outlines=False), "coco", False),
     ("voc", write_voc, "voc", True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOCdevkit/VOC2012", t) and f, "voc", True),
+    ("voc of CVAT", write_voc_of_cvat, "voc", True),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), "voc", False),
     ("bdd of 2018", lambda f, t: write_bdd(f, t, "labels/bdd100k_labels_images_{}.json"), "bdd", False),
     ("bdd with short names", lambda f, t: write_bdd(f, t, "labels/{}.json"), "bdd", False),
