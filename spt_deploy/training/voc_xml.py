@@ -108,7 +108,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     broken: list[Broken] = []
     images: dict[str, list[_Image]] = {}
     left = {split: LeftOut(path, max_broken) for split, path in of_split.items()}
-    listed = {split: _listed(path) for split, path in of_split.items()}
+    listed = {split: _listed(place, path) for split, path in of_split.items()}
     for split in of_split:
         images[split] = [image for n in listed[split] if (image := _read_image(place, n, left[split])) is not None]
     found = {item.name for of in images.values() for image in of for item in image.items}
@@ -139,12 +139,17 @@ def _class_file(place: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in _lines(path))
 
 
-def _listed(path: Path) -> list[str]:
-    # A class's own list (dog_train.txt) has a second column; some tools write one into the lists of all images, too.
-    names = dict.fromkeys(_SECOND_COLUMN.sub("", line).strip() for line in _lines(path))
+def _listed(place: Path, path: Path) -> list[str]:
+    names = dict.fromkeys(_name_in(line.strip(), place) for line in _lines(path))
     if not names:
         raise InputError(f"{path} names no image; write a name without suffix on each line")
     return list(names)
+
+
+def _name_in(line: str, place: Path) -> str:
+    # A class's own list (dog_train.txt) has a second column; some tools write one into the lists of all images, too.
+    # A name may end like one: "photo 1".
+    return line if (place / "Annotations" / f"{line}.xml").is_file() else _SECOND_COLUMN.sub("", line)
 
 
 def _lines(path: Path) -> list[str]:

@@ -181,7 +181,7 @@ def test_what_is_odd_and_clear_is_understood(
 
 def test_names_of_voc_may_have_spaces_and_folders(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "data", make_truth(), outlines=False)
-    for old, new in (("train_000", "a street"), ("train_001", "night/train_001")):
+    for old, new in (("train_000", "street 1"), ("train_001", "night/train_001"), ("train_002", "street 0")):
         for kind, suffix in (("JPEGImages", ".png"), ("Annotations", ".xml")):
             target = folder / kind / f"{new}{suffix}"
             target.parent.mkdir(exist_ok=True)
@@ -189,9 +189,10 @@ def test_names_of_voc_may_have_spaces_and_folders(tmp_path: Path) -> None:
         _in_lists(lambda text, old=old, new=new: text.replace(old, new))(folder)  # type: ignore[misc]
     data = read_data(folder, "detect")
     assert data.broken == ()
-    assert [r.path.relative_to(folder / "JPEGImages").as_posix() for r in data.train[:2]] == [
-        "a street.png",
+    assert [r.path.relative_to(folder / "JPEGImages").as_posix() for r in data.train[:3]] == [
+        "street 1.png",
         "night/train_001.png",
+        "street 0.png",
     ]
     make_padded(folder, tmp_path / "padded")
     assert [r.path.name for r in read_data(tmp_path / "padded").train] == [r.path.name for r in data.train]
