@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.errors import InputError
+from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import read_image
 from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
 from spt_deploy.training.annotations import AnnotationError, load_json
@@ -41,13 +41,20 @@ def place_padded(source: Path, target: Path, records: Sequence[Record] = ()) -> 
     """Write an image at twice its height and width, itself in the upper left and the rest black.
 
     Raises:
-        SourceError: when ``source`` cannot be read, or one of its records does not fit it: in an image of twice the
-            size it might.
+        SourceError: when ``source`` cannot be read, one of its records does not fit it (in an image of twice the size
+            it might), or its kind holds no image of twice the size.
     """
     image = read_image(source)
     for record in records:
         scene_of(record, image)
-    write_image(target, padded(image))
+    try:
+        write_image(target, padded(image))
+    except InputError as error:
+        height, width = image.shape[:2]
+        raise SourceError(
+            f"{source} is {width} x {height} pixels, and padded to twice that it cannot be encoded as {source.suffix}; "
+            "convert it to PNG"
+        ) from error
 
 
 def padded(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

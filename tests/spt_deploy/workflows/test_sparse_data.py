@@ -212,6 +212,15 @@ def test_an_image_whose_run_lengths_cannot_be_drawn_is_left_out_of_the_padded_on
     assert "train_000" not in {r.path.stem for r in read_data(tmp_path / "padded").train}
 
 
+def test_an_image_that_is_too_large_for_its_kind_when_padded_is_left_out(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
+    cv2.imwrite(str(source / "train/green/long.webp"), np.zeros((1, 9000, 3), dtype=np.uint8))  # WebP has 16383 at most
+    made = make_padded(source, tmp_path / "padded")
+    (sentence,) = made.broken
+    assert sentence.startswith(f"{source / 'train/green/long.webp'} is 9000 x 1 pixels, and padded")
+    assert len(read_data(tmp_path / "padded", "classify").train) == 2 * len(COLOURS)
+
+
 def test_a_class_of_which_no_image_is_left_is_said_before_training_says_it(tmp_path: Path) -> None:
     source = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
     (source / "val/green/000.png").write_bytes(b"no image")
