@@ -13,7 +13,7 @@ or found. The images' size is not in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,15 @@ def _records(file: SplitFile, entries: list[Any], indices: dict[str, int], left_
             except AnnotationError as error:
                 left_out.add(name, file.path, f"{file.path}: label {place} of {name} has {error}")
         yield Record(path, labels=objects.classes(), objects=objects.objects(), image_id=number + 1)
+
+
+def is_understood(label: Any, class_names: Sequence[str]) -> bool:
+    """Whether ``read`` takes a label, or passes it over as that of no object."""
+    try:
+        _add(ObjectList(None), label, {name: index for index, name in enumerate(class_names)})
+    except AnnotationError:
+        return False
+    return True
 
 
 def _add(objects: ObjectList, label: Any, indices: dict[str, int]) -> None:

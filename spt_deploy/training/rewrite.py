@@ -123,13 +123,13 @@ def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
         for name, key in (("images", "id"), ("annotations", "image_id")):
             entries = [entry for entry in content[name] if isinstance(entry, dict)]
             content[name] = [entry for entry in entries if coco_json.id_of(entry.get(key)) in kept]
+        sizes = {record.image_id: record.size for record in data.splits[split] if record.size is not None}
+        content["annotations"] = [
+            annotation
+            for annotation in content["annotations"]
+            if coco_json.is_object(annotation, data.category_ids, sizes[int(annotation["image_id"])])
+        ]
         if pads:
-            sizes = {record.image_id: record.size for record in data.splits[split] if record.size is not None}
-            content["annotations"] = [
-                annotation
-                for annotation in content["annotations"]
-                if coco_json.is_object(annotation, data.category_ids, sizes[int(annotation["image_id"])])
-            ]
             for image in content["images"]:
                 image["height"], image["width"] = 2 * int(image["height"]), 2 * int(image["width"])
             for annotation in content["annotations"]:
@@ -200,6 +200,10 @@ def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
         names = {record.path.name for record in data.splits[split]}
         entries = content["frames"] if isinstance(content, dict) else content
         kept = [e for e in entries if isinstance(e, dict) and Path(str(e.get("name"))).name in names]
+        for entry in kept:
+            entry["labels"] = [
+                label for label in entry.get("labels") or () if bdd_json.is_understood(label, data.class_names)
+            ]
         changed = {**content, "frames": kept} if isinstance(content, dict) else kept
         _write_json(out / file.path.relative_to(folder), changed)
 

@@ -23,7 +23,7 @@ from spt_deploy.atomic import output_error
 from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
 from spt_deploy.images import read_image
 from spt_deploy.training.annotations import MAX_BROKEN, LeftOut
-from spt_deploy.training.dataset import DataSet, Record
+from spt_deploy.training.dataset import DataSet, Record, scene_of
 from spt_deploy.training.formats import read_data
 from spt_deploy.training.report import Reports
 from spt_deploy.training.rewrite import image_jobs, link, place_padded, write_annotations
@@ -186,14 +186,13 @@ def object_ratio(record: Record) -> float:
     """Share of an image's pixels in an object's outline, or its box where it has none; NaN where nothing is known.
 
     Raises:
-        SourceError: when the image or an outline cannot be read.
+        SourceError: when the image or an outline cannot be read, or a box lies outside its image.
     """
     if record.objects is None:
         return float("nan")
     size = record.size
     if size is None:  # the image itself knows
-        height, width = read_image(record.path).shape[:2]
-        size = (height, width)
+        size = scene_of(record, read_image(record.path)).size
     return float(record.objects.mask(size).mean())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.dataset import Broken, Key, Sample, Samples
 from spt_deploy.training.formats import FORMATS, read_data
 from spt_deploy.training.rewrite import place_padded
-from spt_deploy.workflows.sparse_data import make_padded, make_sparse, object_ratio
+from spt_deploy.workflows.sparse_data import SparseData, make_padded, make_sparse, object_ratio
 from tests.spt_deploy.training.data_formats import (
     HEIGHT,
     WIDTH,
@@ -196,6 +197,30 @@ def test_what_does_not_lie_in_its_image_does_not_lie_in_the_padded_one(
     objects = padded.train[0].objects
     assert objects is not None
     assert not objects.mask((2 * HEIGHT, 2 * WIDTH))[:, WIDTH:].any()
+
+
+@pytest.mark.parametrize("write", [write_coco, write_bdd])
+def test_what_was_left_out_is_not_written(tmp_path: Path, write: Writer) -> None:
+    small, inverted = Thing("car", (4, 4, 12, 12)), Thing("car", (20, 20, 9, 9))
+    large = Thing("car", (0, 0, WIDTH, HEIGHT))
+    train = [Picture(f"train_{i:03}", (small, inverted) if i < 2 else (large,)) for i in range(40)]
+    source = write(tmp_path / "data", {"train": train, "val": [Picture("val_000", (small,))]})
+    assert len(read_data(source).broken) == 2  # of 40 images, which is less than a twentieth
+    made = make_sparse(source, tmp_path / "sparse")
+    assert made.splits["train"].kept == 2
+    after = read_data(tmp_path / "sparse")  # where it would be every image
+    assert after.broken == ()
+    assert [r.objects.boxes.tolist() for r in after.train if r.objects is not None] == [[[4, 4, 12, 12]]] * 2
+
+
+@pytest.mark.parametrize("make", [make_sparse, make_padded])
+def test_an_image_whose_boxes_are_of_another_is_left_out(tmp_path: Path, make: Callable[..., SparseData]) -> None:
+    source = make_image_folder(tmp_path / "data", train=10, val=2)  # does not say how large its images are
+    path = source / "train/green/boxes.txt"
+    path.write_text(path.read_text() + f"000.png\t{SIZE}\t{SIZE}\t{2 * SIZE}\t{2 * SIZE}\n")
+    (sentence,) = make(source, tmp_path / "out").broken
+    assert "green/000.png is 40 x 40 pixels and the box 40, 40, 80, 80" in sentence
+    assert not (tmp_path / "out/train/green/000.png").exists()
 
 
 def test_an_image_whose_run_lengths_cannot_be_drawn_is_left_out_of_the_padded_ones(
