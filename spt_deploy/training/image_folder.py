@@ -4,6 +4,7 @@ Boxes lie in a class folder's ``boxes.txt`` (or ``CLASS_boxes.txt``, as in Tiny 
 
     filename <tab> x0 <tab> y0 <tab> x1 <tab> y1        in pixels of the image, x1 and y1 past the last pixel
 
+The file name may have the folders below the class's before it (``camera1/0001.jpg``), where several have that name.
 Where a class folder has such a file it speaks for all its images: one without a line holds no object. Images of a
 class folder without the file have no select label. A split may also lie in one folder, as Tiny ImageNet's val does:
 
@@ -90,6 +91,11 @@ def box_file(folder: Path) -> Path | None:
     return first_file((folder,), "boxes.txt") or first_file((folder,), f"{folder.name}_boxes.txt")
 
 
+def names_of(image: Path, folder: Path) -> tuple[str, str]:
+    """What a class folder's box file may call an image, the one that counts first: its path there, or its name."""
+    return image.relative_to(folder).as_posix(), image.name
+
+
 def class_folders(split: Path) -> list[Path]:
     """The folders of the classes, sorted by name."""
     return sorted(p for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -118,12 +124,15 @@ def _read_split(split: Path, names: tuple[str, ...], max_broken: float, broken: 
         if path is not None:
             left_out = LeftOut(path, max_broken)
             boxes = _read_boxes(path, left_out)
-            for missing in sorted(set(boxes) - {image.name for image in paths}):
+            for missing in sorted(set(boxes) - {each for image in paths for each in names_of(image, split / name)}):
                 left_out.add(missing, path, f"{path} has a box of {missing}, which is no image of {split / name}")
             left_out.check(len(paths))
             broken += left_out.broken
         for path in paths:
-            objects = None if boxes is None else Objects.from_boxes(boxes.get(path.name, []), label)
+            objects = None
+            if boxes is not None:
+                lines = (boxes[each] for each in names_of(path, split / name) if each in boxes)
+                objects = Objects.from_boxes(next(lines, []), label)
             records.append(Record(path, label, objects=objects, image_id=len(records)))
     return tuple(records)
 

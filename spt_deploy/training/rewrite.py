@@ -214,23 +214,24 @@ def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
         if flat.is_file():
             _filter_lines(flat, out / split / flat.name, {record.path.name for record in records})
             continue
-        names: dict[Path, set[str]] = {}
+        paths: dict[Path, list[Path]] = {}
         for record in records:
-            names.setdefault(record.path.relative_to(folder / split).parents[-2], set()).add(record.path.name)
+            paths.setdefault(record.path.relative_to(folder / split).parents[-2], []).append(record.path)
         for place in image_folder.class_folders(folder / split):
-            kept = names.get(Path(place.name), set())
+            own = paths.get(Path(place.name), [])
             boxes = image_folder.box_file(place)
             if boxes is not None:
+                kept = {name for path in own for name in image_folder.names_of(path, place)}
                 _filter_lines(boxes, out / split / place.name / boxes.name, kept)
             elif pads:
-                own = [r for r in records if place in r.path.parents]
-                _write_lines(out / split / place.name / "boxes.txt", [_whole_image(r.path) for r in own])
+                lines = [_whole_image(path, place) for path in own]
+                _write_lines(out / split / place.name / "boxes.txt", lines)
 
 
-def _whole_image(path: Path) -> str:
+def _whole_image(path: Path, place: Path) -> str:
     """A line of ``boxes.txt``: where nothing is known of objects, the image itself is what is not padding."""
     height, width = read_image(path).shape[:2]
-    return f"{path.name}\t0\t0\t{width}\t{height}"
+    return f"{image_folder.names_of(path, place)[0]}\t0\t0\t{width}\t{height}"
 
 
 def _filter_lines(source: Path, target: Path, names: set[str]) -> None:

@@ -126,6 +126,23 @@ def test_in_a_padded_image_folder_without_boxes_the_image_is_the_object(tmp_path
         assert object_ratio(record) == 0.25
 
 
+def test_images_of_one_name_in_folders_of_a_class_have_their_own_boxes(tmp_path: Path) -> None:
+    source = make_image_folder(tmp_path / "data", train=2, val=1, boxes=False)
+    for place, side in (("near", SIZE), ("far", 3 * SIZE)):
+        (source / "train/red" / place).mkdir()
+        cv2.imwrite(str(source / "train/red" / place / "000.png"), np.zeros((side, side, 3), dtype=np.uint8))
+    make_padded(source, tmp_path / "padded")
+    make_sparse(tmp_path / "padded", tmp_path / "sparse", 0.3)
+    for out in ("padded", "sparse"):
+        data = read_data(tmp_path / out, "classify")
+        boxes = {
+            r.path.relative_to(tmp_path / out).as_posix(): r.objects.boxes.tolist() for r in data.train if r.objects
+        }
+        assert len(boxes) == 2 * len(COLOURS) + 2
+        assert boxes.pop("train/red/far/000.png") == [[0, 0, 3 * SIZE, 3 * SIZE]]
+        assert all(of_image == [[0, 0, SIZE, SIZE]] for of_image in boxes.values())
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".pgm", ".ppm"])
 def test_padding_an_image_says_nothing_on_stderr(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
