@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spt_deploy.atomic import output_error
 from spt_deploy.errors import ArtefactError, add_note
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.postprocess import Prediction
@@ -87,7 +86,6 @@ class Outputs:
         begun: what the run is begun with, which is noted.
         earlier: the run that is resumed, if it has lines; its leftovers are tidied up in any case.
         stop: what a key in a window makes.
-        is_fresh: whether the folder was made for this run.
 
     Attributes:
         log: gets every answer.
@@ -107,21 +105,15 @@ class Outputs:
         begun: Begun,
         earlier: Earlier,
         stop: StopRequest,
-        is_fresh: bool = False,
     ) -> None:
         check_sources(folder, sources, wanted.video)
         self._folder = folder
-        try:
-            self._made = [each for each in (folder, *folder.parents) if is_fresh or not each.exists()]
-        except OSError as error:  # a name too long, a folder that may not be entered
-            raise output_error(folder, error) from error
         self._wanted, self._model = wanted, runner.facts.model
         self.log = PredictionLog(folder, earlier)
         try:
             begun.note(self.log.path)  # first: until then the note of the run before names its lines
         except BaseException:
             self.log.drop()
-            self._remove_folders()
             raise
         earlier.tidy()
         self._resumes, self._earlier_files = earlier.whole > 0, earlier.files
@@ -181,13 +173,6 @@ class Outputs:
         self.log.drop()
         with suppress(OSError):
             (self._folder / BEGUN).unlink()
-        self._remove_folders()
-
-    def _remove_folders(self) -> None:
-        """Those that are new."""
-        for made in self._made:
-            with suppress(OSError):  # not empty: files that were written are whole, and stay, and so do other runs
-                made.rmdir()
 
 
 class _Together:

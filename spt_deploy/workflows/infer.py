@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,14 @@ from spt_deploy.streaming.network import StandardInput, without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
-from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, Earlier, earlier_run
+from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, earlier_run
 from spt_deploy.streaming.sources import open_sources
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
 from spt_deploy.streaming.writers import write_summary
 from spt_deploy.version import __version__
 from spt_deploy.workflows.artefacts import find_runnable
-from spt_deploy.workflows.result_folder import fresh_folder
+from spt_deploy.workflows.result_folder import fresh_folder, only_run_in
 
 if TYPE_CHECKING:
     from spt_deploy.facts import ModelFacts
@@ -152,8 +153,7 @@ def infer(
         precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
         out: folder for the results, where files of the same names are replaced, and what else an earlier run left is
-            removed, but for annotated images, unless it is resumed; ``runs/infer/NAME`` if None, under a name that is
-            not taken.
+            removed, but for annotated images, unless it is resumed; ``runs/infer/NAME``, or ``NAME-2`` ..., if None.
         overlay: ``boxes`` and ``selection``, either, or none; ``selection:3.5`` is that of block 3.5 alone, which a
             file says only if it was exported with ``--selection all``.
         conf: least score of a detection or of a multilabel class, in [0, 1].
@@ -184,7 +184,8 @@ def infer(
         on_resume: called with ``resume``, before the first frame: the folder, and how many frames have a line in it.
 
     Raises:
-        UsageError: when an argument is out of range, standard input is named twice, or results would replace a source.
+        UsageError: when an argument is out of range, standard input is named twice, results would replace a source, or
+            another run writes to ``out``.
         SourceError: when a source is not there, or none of them can be read; nothing is written then.
         InputError: when the model is not there, cannot be used, takes no threshold, or does not say what is to be
             drawn; nothing is written then.
@@ -217,26 +218,27 @@ def infer(
         chosen = chosen_threshold(runner, threshold, target_fps, threshold_range)
         batch = min(batch, runner.max_batch or batch)
         runner.expect(_batch_to_expect(opened, sampling, batch))
-        with runner:
+        with runner, ExitStack() as in_folder:
             if on_model:
                 on_model(runner, why)
             model_sha256 = sha256_of(runner.path) if runner.path.is_file() else ""
             begun = Begun(
                 model_sha256, conf, iou, start, stride, threshold, target_fps, threshold_range, runner.computes_in
             )
-            earlier = Earlier() if out is None else earlier_run(Path(out), resume)
-            if resume and out is not None:
-                begun.check(Path(out))
-                left = formats_in(Path(out), runner.facts.model)
+            folder = fresh_folder(opened[0].name) if out is None else Path(out)
+            in_folder.enter_context(only_run_in(folder, is_fresh=out is None))
+            earlier = earlier_run(folder, resume)
+            if resume:
+                begun.check(folder)
+                left = formats_in(folder, runner.facts.model)
                 wanted = replace(wanted, formats=known_formats([*wanted.formats, *left]))
                 if on_resume:
-                    on_resume(Path(out), sum(earlier.done.values()))
+                    on_resume(folder, sum(earlier.done.values()))
                 for source in opened:
                     if isinstance(source, LiveSource):
                         source.first_index = earlier.next_index(source.name)
             wanted.check(runner, earlier)
-            folder = fresh_folder(opened[0].name) if out is None else Path(out)
-            with Outputs(folder, opened, wanted, runner, begun, earlier, stop, is_fresh=out is None) as outputs:
+            with Outputs(folder, opened, wanted, runner, begun, earlier, stop) as outputs:
                 pipeline = Pipeline(
                     runner,
                     postprocessing,

@@ -168,7 +168,7 @@ try:
 except SptError as error:
     print(type(error).__name__, error.exit_code, error)
 """)
-    expected = "locked/out/predictions.jsonl cannot be written: Permission denied; choose a place that you may write to"
+    expected = "locked/out cannot be written: Permission denied; choose a place that you may write to"
     assert said.stdout.strip() == f"OutputError 2 {expected}", said.stderr
     assert files_in(inside) == ["x.png"]
 

@@ -35,6 +35,22 @@ from tests.spt_deploy.streaming.support import (
 pytestmark = pytest.mark.usefixtures("inside")
 
 
+def test_a_run_that_is_begun_beside_another_in_one_folder_is_refused_and_takes_nothing_away(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 40 * 6, 40))
+    refused = []
+
+    def begin_another(progress: object) -> None:
+        for resume in (False, True):
+            with pytest.raises(UsageError, match="another run writes its results to out"):
+                infer(["v.mp4"], ColourRunner(), out="out", resume=resume)
+            refused.append(resume)
+
+    report = infer(["v.mp4"], ColourRunner(), out="out", batch=2, on_progress=begin_another)
+    assert refused == [False, True] * 3
+    assert len(lines_of(inside / "out")) == report.summary.inferred == 6
+    assert len(read_times(inside / "out/annotated.mp4")) == 6
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order_and_the_outputs_parse_and_play(number: signal.Signals, inside: Path) -> None:
     write_video(inside / "v.mp4", range(0, 40 * 3000, 40))
