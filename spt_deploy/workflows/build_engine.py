@@ -98,7 +98,8 @@ def build_engine(
 
     Raises:
         ArtefactError: when the file cannot be used, or the library does not take it.
-        UsageError: when an argument is out of range, or does not suit the library.
+        UsageError: when an argument is out of range, does not suit the library, or the rewritten graph would replace
+            ``model``.
         RuntimeMissingError: when the library, or the GPU that it needs, is missing.
         ResultError: when the rewritten graph does not say what the float32 graph says, or the engine is not what was
             asked for; no engine is written.
@@ -140,6 +141,10 @@ def build_engine(
     graph = source
     if precision is not None:
         graph = engine.with_name(f"{engine.stem.removesuffix(f'.{precision}')}.{precision}.onnx")
+        if graph.exists() and graph.samefile(source):
+            raise UsageError(
+                f"the rewritten graph {graph} would replace the file it is made from; name another with -o"
+            )
         rewritten = write_mixed(source, graph, precision, keep_fp32=keep_fp32, data=data, labels=labels, status=status)
     settings = BuildSettings(
         batch=sizes,

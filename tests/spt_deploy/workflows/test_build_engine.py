@@ -253,6 +253,15 @@ def test_a_file_in_mixed_precision_is_not_rewritten_again(dense: Path, tmp_path:
 
 
 @RTX
+def test_the_file_is_never_replaced_by_its_rewritten_graph(dense: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model.fp16.onnx"
+    source.write_bytes(dense.read_bytes())
+    with pytest.raises(UsageError, match=r"model\.fp16\.onnx would replace the file it is made from; .* -o"):
+        build_engine(source, tmp_path / "model.engine", runtime="tensorrt-rtx", arch="sm_89", precision="fp16")
+    assert source.read_bytes() == dense.read_bytes()
+
+
+@RTX
 def test_a_file_in_mixed_precision_is_built_as_it_is(dense: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "half.onnx"
     onnx.save(to_mixed_precision(onnx.load(dense), "fp16").model, mixed)
