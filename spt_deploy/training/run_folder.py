@@ -64,8 +64,9 @@ class RunFolder:
         """
         old = [path for path in (self.last, self.best, self.metrics) if path.exists()]
         if old and not overwrite:
+            go_on = "go on with it (--resume), " if self.last in old else ""  # not one that was killed before
             raise UsageError(
-                f"{self.folder} holds a run already ({', '.join(p.name for p in old)}); go on with it (--resume), "
+                f"{self.folder} holds a run already ({', '.join(p.name for p in old)}); {go_on}"
                 "replace it (--overwrite) or choose another --out"
             )
         write_json(

@@ -199,7 +199,14 @@ def test_a_run_is_not_resumed_with_other_options_nor_overwritten_unasked(folder:
     train(config)
     with pytest.raises(UsageError, match=r"lr is 0\.1, was 0\.0005"):
         train(tiny_config(folder, tmp_path / "run", epochs=1, lr=0.1), resume=True)
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(
+        UsageError, match=r"holds a run already \(last.pt, .*\); go on with it \(--resume\), replace it"
+    ):
+        train(config)
+    (tmp_path / "run/last.pt").unlink()
+    with pytest.raises(
+        UsageError, match=r"holds a run already \(best.pt, metrics.jsonl\); replace it \(--overwrite\) or"
+    ):
         train(config)
     assert train(config, overwrite=True).epochs == 1
 
