@@ -65,10 +65,11 @@ def with_outliers(model: SptModel) -> SptModel:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark and light ones in pairs: of one kind, some are so near the edge that int8 may answer either way."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for index in range(24):
-        coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        coarse = random.integers(0, 128, (8, 8, 3), dtype=np.uint8) + np.uint8(128 * (index // 2 % 2))
         assert cv2.imwrite(str(folder / f"{index:02}.png"), cv2.resize(coarse, SIZE, interpolation=cv2.INTER_CUBIC))
     return folder
 
@@ -122,12 +123,14 @@ def test_a_file_that_answers_as_before_is_written_without_labels_and_says_so(
     assert outputs == ["logits", "select_ratio", "selection"]
 
 
-def test_a_data_set_is_its_own_labels_and_the_drop_is_measured(sound: Exported, labelled: Path, tmp_path: Path) -> None:
-    report = quantise(sound, tmp_path / "a.onnx", labelled, max_drop=0.2, selection="none")
+def test_a_data_set_is_its_own_labels_and_the_drop_is_measured(
+    brittle: Exported, labelled: Path, tmp_path: Path
+) -> None:
+    report = quantise(brittle, tmp_path / "a.onnx", labelled, max_drop=1.0, selection="none")
     before, after = report.metrics
     assert (before.metric, before.images, before.values["top1"]) == ("top1", 24, 1.0)
     assert report.drop == pytest.approx(1.0 - after.values["top1"])
-    assert 0 <= report.drop <= 0.2
+    assert report.drop > 0.2
     assert [output.name for output in load_onnx(tmp_path / "a.onnx").graph.output] == ["logits"]
 
 
@@ -136,7 +139,7 @@ def test_a_model_that_8_bits_cannot_hold_is_refused_with_and_without_labels(
 ) -> None:
     output = tmp_path / "a.onnx"
     with pytest.raises(
-        ResultError, match=r"in int8 top1 drops by 0\.\d+, from 1\.0000 to .*max-drop is 0\.01"
+        ResultError, match=r"in int8 top1 drops by [01]\.\d+, from 1\.0000 to .*max-drop is 0\.01"
     ) as refused:
         quantise(brittle, output, photos, labelled)
     assert refused.value.exit_code == 1
