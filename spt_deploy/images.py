@@ -13,6 +13,8 @@ from spt_deploy.errors import SourceError
 
 # What OpenCV's wheels decode everywhere. A GIF is not among them: its frames have times, it is read as a video.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_ORIENTATION = 0x0112  # EXIF's tag
+_LYING = (5, 6, 7, 8)  # its values of which height and width change places
 _FLOAT_MAPS = (b"PF", b"Pf")  # OpenCV casts their values, mostly of 0 to 1, to whole numbers: black, and grey as H x W
 
 
@@ -85,3 +87,21 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     if image is None:
         raise SourceError(f"{path} is no image that can be decoded; it is damaged, truncated or of another kind")
     return np.asarray(image, dtype=np.uint8)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as ``read_image`` decodes it, from the file's header where Pillow is installed.
+
+    Raises:
+        SourceError: see ``read_image``; a file that is damaged further on may have a size.
+    """
+    try:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in _LYING
+    except Exception:  # no Pillow, no image, or one whose header is too odd for it: who decodes says what it is
+        height, width = read_image(path).shape[:2]
+        return height, width
+    return (width, height) if turned else (height, width)

@@ -13,7 +13,7 @@ from spt_deploy.cli.options import FILE, json_option
 if TYPE_CHECKING:
     from spt_deploy.workflows.sparse_data import SparseData
 
-FORMAT_NAMES = ("coco", "voc", "bdd", "folder")
+FORMAT_NAMES = ("coco", "yolo", "voc", "bdd", "folder")
 
 format_option = click.option(
     "--format", type=click.Choice(FORMAT_NAMES), help="Format of SRC.  [default: by looking at the folder]"

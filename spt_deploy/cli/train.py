@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("data", type=FILE, required=False)
 @click.option("--task", type=click.Choice(TASKS), default="classify", show_default=True, help="What to learn.")
-@click.option("--format", help="coco, voc, bdd or folder.  [default: by looking at the folder]")
+@click.option("--format", help="coco, yolo, voc, bdd or folder.  [default: by looking at the folder]")
 @click.option("--model", type=click.Choice(MODEL_NAMES), default="spt_t", show_default=True, help="What to train.")
 @click.option("--init", type=FILE, help="SPT checkpoint or Swin weights to start from.  [default: random weights]")
 @click.option("--epochs", type=int, default=50, show_default=True, help="Passes over the training images.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("artefacts", type=FILE, nargs=-1)
 @click.option("--data", type=FILE, help="Folder of images to compare on too, through the model's own preprocessing.")
 @click.option("--labels", type=FILE, help="Data set whose validation images are scored: AP, mAP or top-1.")
-@click.option("--format", help="Of --labels: coco, voc, bdd or folder.  [default: by looking at the folder]")
+@click.option("--format", help="Of --labels: coco, yolo, voc, bdd or folder.  [default: by looking at the folder]")
 @click.option(
     "--runtime",
     "runtimes",

@@ -30,7 +30,8 @@ def new_run_folder(data: Path, model: str) -> Iterator[Path]:
     Raises:
         OutputError: when it cannot be made.
     """
-    name = f"{data.resolve().name or 'train'}-{model}"
+    place = data.resolve()
+    name = f"{(place.parent if place.is_file() else place).name or 'train'}-{model}"
     number, folder, absent = 1, RUNS / name, _absent(RUNS)
     if not is_main_process():
         yield folder

@@ -39,7 +39,10 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    **{m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read, m.half_text) for m in (coco_json, voc_xml, bdd_json)},
+    **{
+        m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read, m.half_text)
+        for m in (coco_json, yolo, voc_xml, bdd_json)
+    },
     image_folder.NAME: Format(
         image_folder.TITLE,
         image_folder.LOOKS_FOR,
@@ -92,17 +95,20 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         if format not in FORMATS:
             raise UsageError(f"format is {format!r}; known are {', '.join(FORMATS)}")
         return format, "as --format says"
-    _refuse_yolo(folder, yolo.label_folder(folder))
     if not folder.is_dir():
-        _refuse_yolo(folder, yolo.yaml_file(folder))
+        if yolo.yaml_file(folder) is not None:
+            return yolo.NAME, "a file with train: and names:"
         raise InputError(f"there is no folder {folder}; name the folder of a data set")
     found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
+    if yolo.NAME in found or yolo.label_folder(folder) is not None:
+        found.pop(image_folder.NAME, None)  # folders called images and labels are no classes
     if len(found) > 1:
         several = ", ".join(f"{name} ({text})" for name, text in found.items())
         raise UsageError(f"{folder} could be {several}; say which with --format")
     if found:
         return next(iter(found.items()))
-    _refuse_yolo(folder, yolo.yaml_file(folder))
+    if yolo.yaml_file(folder) is not None:
+        return yolo.NAME, "a file with train: and names:"  # its reader says what is missing
     for f in FORMATS.values():
         half = f.half_text(folder)
         if half is not None:
@@ -111,16 +117,3 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         return image_folder.NAME, "train/ or val/"  # its reader says what is missing
     looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
     raise InputError(f"{folder} is no data set of a known format; looked for {looked}")
-
-
-def _refuse_yolo(given: Path, what: Path | None) -> None:
-    """An error where something of YOLO's was found.
-
-    Raises:
-        InputError: see there.
-    """
-    if what is not None:
-        raise InputError(
-            f"{given} holds YOLO labels ({what}), which are not read; convert them to COCO JSON, which Roboflow and "
-            "most other tools export, and name the folder with that"
-        )

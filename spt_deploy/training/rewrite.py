@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import read_image
-from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml
+from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.training.annotations import AnnotationError, load_json
 from spt_deploy.training.dataset import DataSet, Record, scene_of
 from spt_deploy.training.objects import cut_box
@@ -146,6 +146,28 @@ def _padded_runs(segmentation: dict[str, Any]) -> dict[str, Any]:
     return {"size": [2 * height, 2 * width], "counts": counts_of(padded(mask))}
 
 
+def _write_yolo(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    layout = yolo.layout_of(folder)
+    for split, records in data.splits.items():
+        images = [Path(os.path.relpath(record.path, folder)) for record in records]
+        # Lists, for folders may be of both splits, or hold more than was kept.
+        _write_lines(out / f"{split}.txt", [f"./{image.as_posix()}" for image in images])
+        for record in records:
+            label = yolo.label_file(record.path)
+            if record.size is None:  # nothing is in it
+                continue
+            lines = yolo.object_lines(label, data.category_ids, record.size, layout.has_keypoints)
+            if pads:
+                lines = [[line[0], *(str(float(value) / 2) for value in line[1:])] for line in lines]
+            inside = Path(os.path.relpath(label, folder))
+            if ".." in inside.parts:
+                raise InputError(f"{label} lies outside {folder}; move the labels into the data set")
+            _write_lines(out / inside, [" ".join(line) for line in lines])
+    # JSON is YAML, whatever is in a name.
+    names = json.dumps({str(number): name for number, name in layout.names.items()}, ensure_ascii=False)
+    _write_lines(out / "data.yaml", ["train: train.txt", "val: val.txt", f"names: {names}"])
+
+
 def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     place = voc_xml.home(folder)
     assert place is not None  # the records came from there
@@ -251,6 +273,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 _WRITERS: dict[str, Callable[[DataSet, Path, Path, bool], None]] = {
     coco_json.NAME: _write_coco,
+    yolo.NAME: _write_yolo,
     voc_xml.NAME: _write_voc,
     bdd_json.NAME: _write_bdd,
     image_folder.NAME: _write_folder,

@@ -1,20 +1,72 @@
-"""YOLO's formats, which are not read: told apart, so that the error says what to do.
+"""YOLO's labels as Ultralytics lays them out: a text file an image, and one YAML file for the data set.
 
-labels/train/0001.txt                or labels/0001.txt; the images in images/train/ or images/
-train/labels/0001.txt                Roboflow's; the images in train/images/
-data.yaml                            names the splits and the classes, with the lines "train:" and "names:"
+    data.yaml                    path: .                  optional: what the others are relative to
+                                 train: images/train      a folder, a text file that lists images, or a list of these
+                                 val: images/val
+                                 names: [car, person]     or {0: car, 1: person}
+    images/train/0001.jpg
+    labels/train/0001.txt        a line an object: class x y width height, (x, y) being the middle
+                                 or, with an outline: class x y x y x y ...
+
+The YAML file may have any name. An image's label file lies where its path has ``labels`` in place of the last
+``images``, or beside the image; without one, or with an empty one, it holds no object. Numbers are shares of the
+image's width and height, upright (EXIF obeyed). Where the YAML file has ``kpt_shape``, what follows a box are
+keypoints, which are passed over.
+
+Source: Ultralytics' documentation, "Object Detection Datasets Overview" and "Instance Segmentation Datasets Overview".
 """
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from spt_deploy.images import is_image_name
+import numpy as np
 
-_LABELS = ("labels", "labels/*", "*/labels")
+from spt_deploy.errors import InputError, RuntimeMissingError, SourceError
+from spt_deploy.images import find_images, is_image_name, read_size
+from spt_deploy.training.annotations import AnnotationError, LeftOut, ObjectList, checked, first_file
+from spt_deploy.training.dataset import Broken, DataSet, Record
+from spt_deploy.training.outlines import Polygons
+
+NAME = "yolo"
+TITLE = "YOLO labels"
+LOOKS_FOR = "data.yaml with train:, val: and names:"
+
 _YAML = (".yaml", ".yml")
 _LINES = (re.compile(r"^train\s*:", re.MULTILINE), re.compile(r"^(names|nc)\s*:", re.MULTILINE))
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}  # the first that is there
+_LABELS = ("labels", "labels/*", "*/labels")
+_BOX = 4  # numbers
+_TRIANGLE = 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the YAML file says.
+
+    Attributes:
+        file: the YAML file.
+        splits: by name, the folders and lists of images of each.
+        names: of the classes, by number.
+        has_keypoints: whether boxes are followed by keypoints.
+    """
+
+    file: Path
+    splits: dict[str, tuple[Path, ...]]
+    names: dict[int, str]
+    has_keypoints: bool
+
+
+def yaml_file(given: Path) -> Path | None:
+    """The file that names the splits: ``given`` itself, or the one in that folder; None without."""
+    files = sorted(given.iterdir(), key=lambda path: (path.stem != "data", path)) if given.is_dir() else [given]
+    return next((file for file in files if file.suffix in _YAML and _names_splits(file)), None)
 
 
 def label_folder(folder: Path) -> Path | None:
@@ -27,10 +79,111 @@ def label_folder(folder: Path) -> Path | None:
     return None
 
 
-def yaml_file(path: Path) -> Path | None:
-    """The file that names YOLO's splits: ``path`` itself, or one in the folder; None without."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return next((file for file in files if file.suffix in _YAML and _names_splits(file)), None)
+def found_text(given: Path) -> str | None:
+    """What of the format is in a folder; None where it is not this format, or its images are not where it says."""
+    file = yaml_file(given)
+    try:
+        layout = None if file is None else _layout(file)
+    except InputError:
+        return None
+    if layout is None or not all(layout.splits.values()):
+        return None
+    return f"{layout.file.name} and {Path(os.path.relpath(layout.splits['train'][0], given)).as_posix()}"
+
+
+def half_text(given: Path) -> str | None:
+    """What a folder has of the format and what it lacks; None where it has nothing or all."""
+    what = label_folder(given) or first_file((given,), "obj.data")
+    if what is None or yaml_file(given) is not None:
+        return None
+    return f"has {what.relative_to(given)} and no data.yaml that names its splits and classes"
+
+
+def read(given: Path, max_broken: float) -> DataSet:
+    """Read both splits; of an image with objects the header is read, for its size.
+
+    Args:
+        given: the YAML file, or the folder that it lies in.
+        max_broken: share of a split's images that may be broken.
+
+    Raises:
+        InputError: when there is no such file, it does not say what it must, a split has no images or no label at all,
+            or too much is broken.
+        RuntimeMissingError: when PyYAML is not installed.
+    """
+    file = yaml_file(given)
+    if file is None:
+        raise InputError(f"{given} {half_text(given) or 'has no data.yaml'}; looked for {LOOKS_FOR}")
+    layout = _layout(file)
+    for split, places in layout.splits.items():
+        if not places:
+            raise InputError(f"{file}: {split} names nothing that is there; give a folder of images, or a list of them")
+    broken: list[Broken] = []
+    records: dict[str, tuple[Record, ...]] = {}
+    for split, places in layout.splits.items():
+        left_out = LeftOut(file, max_broken)
+        images = list(_images(layout, places, left_out))
+        if images and not any(label_file(path).is_file() for path in images):
+            raise InputError(f"no {split} image of {file} has a label file; looked for {label_file(images[0])}")
+        total = len(images) + len(left_out.broken)  # those that are listed and not there
+        records[split] = tuple(_records(layout, images, left_out))
+        left_out.check(total, len(records[split]))
+        broken += left_out.broken
+    data = DataSet(
+        class_names=tuple(layout.names.values()),
+        train=records["train"],
+        val=records["val"],
+        format=NAME,
+        category_ids=tuple(layout.names),
+        broken=tuple(broken),
+    )
+    return checked(data, given)
+
+
+def label_file(image: Path) -> Path:
+    """Where the labels of an image lie, or would: in ``labels`` for the last ``images`` of its path, or beside it."""
+    beside = image.with_suffix(".txt")
+    folders = list(beside.parent.parts)
+    if "images" not in folders:
+        return beside
+    folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    apart = Path(*folders, beside.name)
+    return beside if beside.is_file() and not apart.is_file() else apart
+
+
+def object_lines(
+    label: Path, names: Sequence[int], size: tuple[int, int], has_keypoints: bool = False
+) -> list[list[str]]:
+    """The lines of a label file that ``read`` takes, each as its numbers, keypoints left out.
+
+    Args:
+        label: the file.
+        names: numbers of the classes.
+        size: (height, width) of the image.
+        has_keypoints: see `Layout`.
+    """
+    places = {number: place for place, number in enumerate(names)}
+    taken = []
+    for line in _lines(label):
+        values = line.split()[: 1 + _BOX if has_keypoints else None]
+        try:
+            _add(ObjectList(size), values, places, size)
+        except AnnotationError:
+            continue
+        taken.append(values)
+    return taken
+
+
+def layout_of(given: Path) -> Layout:
+    """What the YAML file of a data set says that was read before.
+
+    Raises:
+        InputError: when it cannot be read any more.
+    """
+    file = yaml_file(given)
+    if file is None:
+        raise InputError(f"{given} has no data.yaml any more; put it back")
+    return _layout(file)
 
 
 def _names_splits(file: Path) -> bool:
@@ -39,3 +192,126 @@ def _names_splits(file: Path) -> bool:
     except OSError:
         return False
     return all(line.search(text) for line in _LINES)
+
+
+def _layout(file: Path) -> Layout:
+    try:
+        import yaml
+    except ImportError as error:
+        raise RuntimeMissingError(f"{file} needs PyYAML to be read; pip install pyyaml") from error
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is no YAML file of a data set; expected train:, val: and names:")
+    splits: dict[str, tuple[Path, ...]] = {}
+    for split, keys in _SPLITS.items():
+        key = next((key for key in keys if content.get(key)), None)
+        if key is None:
+            raise InputError(f"{file} has no {split}:; add a line that names the folder of the {split} images")
+        entries = content[key] if isinstance(content[key], list) else [content[key]]
+        places = [_place(str(entry), file, content.get("path")) for entry in entries]
+        splits[split] = tuple(place for place in places if place is not None) if all(places) else ()
+    return Layout(file, splits, _class_names(file, content), "kpt_shape" in content)
+
+
+def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    names = content.get("names")
+    pairs = (
+        list(names.items()) if isinstance(names, dict) else list(enumerate(names if isinstance(names, list) else ()))
+    )
+    try:
+        found = {int(number): str(name) for number, name in pairs}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file} has the names {names!r}; expected a list, or numbers with a name each") from error
+    if not found or len(set(found.values())) != len(pairs):
+        raise InputError(f"{file} has the names {names!r}; expected each class's, once")
+    if isinstance(content.get("nc"), int) and content["nc"] != len(found):
+        raise InputError(f"{file} says nc: {content['nc']} and has {len(found)} names; make them agree")
+    return dict(sorted(found.items()))
+
+
+def _place(entry: str, file: Path, root: Any) -> Path | None:
+    """What an entry means: from ``root``, if that is there, or from the YAML file; None where nothing is there."""
+    bases = [file.parent / str(root), file.parent] if root else [file.parent]
+    entry = entry.replace("\\", "/")
+    names = [entry, entry.removeprefix("../")]  # Roboflow's begin a folder too high
+    return next((base / name for base in bases for name in names if (base / name).exists()), None)
+
+
+def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterator[Path]:
+    for place in places:
+        if place.is_dir():
+            try:
+                yield from find_images(place)
+            except SourceError as error:
+                raise InputError(f"{layout.file}: {error}") from error
+            continue
+        for line in _lines(place):
+            image = first_file((place.parent, layout.file.parent), line.replace("\\", "/"))
+            if image is None:
+                left_out.add(line, place, f"{place} lists {line}, which has no file")
+            else:
+                yield image
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, stripped.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _records(layout: Layout, images: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
+    places = {number: place for place, number in enumerate(layout.names)}
+    for number, path in enumerate(images):
+        label = label_file(path)
+        try:
+            lines = _lines(label) if label.is_file() else []
+            size = read_size(path) if lines else None
+        except (InputError, SourceError) as error:
+            left_out.add(str(path), path, str(error))
+            continue
+        objects = ObjectList(size)
+        for place, line in enumerate(lines if size else (), 1):
+            assert size is not None
+            try:
+                _add(objects, line.split()[: 1 + _BOX if layout.has_keypoints else None], places, size)
+            except AnnotationError as error:
+                left_out.add(str(path), label, f"{label}: object {place} has {error}")
+        yield Record(path, labels=objects.classes(), objects=objects.objects(), image_id=number + 1, size=size)
+
+
+def _add(objects: ObjectList, values: Sequence[str], places: dict[int, int], size: tuple[int, int]) -> None:
+    """Add what one line says.
+
+    Raises:
+        AnnotationError: when it cannot be used.
+    """
+    try:
+        category, *shares = (float(value) for value in values)
+    except ValueError as error:
+        raise AnnotationError(f"the line {' '.join(values)!r}; expected numbers alone") from error
+    if category not in places:
+        raise AnnotationError(f"the class {category:g}, which has no name")
+    is_polygon = len(shares) >= _TRIANGLE and len(shares) % 2 == 0
+    if not (is_polygon or len(shares) == _BOX) or not all(map(math.isfinite, shares)):
+        raise AnnotationError(
+            f"the line {' '.join(values)!r}; expected class x y width height, or a class and three corners or more"
+        )
+    height, width = size
+    if is_polygon:
+        ring = np.array(shares).reshape(-1, 2) * (width, height)
+        (x0, y0), (x1, y1) = ring.min(0).tolist(), ring.max(0).tolist()
+        outline = Polygons((ring.astype(np.float32),))
+        objects.add((x0, y0, x1, y1), places[int(category)], outline=outline)
+        return
+    x, y, w, h = shares
+    box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    objects.add(box, places[int(category)])

@@ -28,7 +28,7 @@ from spt_deploy.training.formats import read_data
 from spt_deploy.training.report import Reports
 from spt_deploy.training.rewrite import image_jobs, link, place_padded, write_annotations
 
-MAX_RATIO = {"coco": 0.20, "voc": 0.25, "bdd": 0.25, "folder": 0.25}  # of the paper's subsets
+MAX_RATIO = {"coco": 0.20, "yolo": 0.25, "voc": 0.25, "bdd": 0.25, "folder": 0.25}  # of the paper's subsets
 BINS = 10  # of the distribution that is reported
 
 _CHUNK = 256  # jobs given to the threads at once: what an interruption waits for
@@ -200,6 +200,8 @@ def _read(source: Path, out: Path, format: str | None, max_broken: float, report
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is there already; choose another folder, or remove it")
     data = read_data(source, format=format, max_broken=max_broken)
+    if not source.is_dir():
+        raise InputError(f"{source} is a file; name the folder of the data set")
     if source.resolve() in out.resolve().parents:
         raise OutputError(f"{out} lies in {source}, which is only read; choose a folder beside it")
     reports.say(data.found)

@@ -194,3 +194,43 @@ def write_bdd(folder: Path, truth: dict[str, list[Picture]], layout: str = "labe
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(entries), encoding="utf-8")
     return folder
+
+
+def write_yolo(folder: Path, truth: Truth, layout: str = "ultralytics", outlines: bool = True) -> Path:
+    """YOLO labels as Ultralytics or ``roboflow`` lays them out, or with a ``list`` of images and numbers with gaps.
+
+    There are no crowds, and an image without a thing has an empty label file, or none.
+    """
+    names: dict[int, str] = dict(enumerate(NAMES))
+    if layout == "list":
+        names = dict(zip(CATEGORY_IDS, NAMES, strict=True))
+    numbers = {name: number for number, name in names.items()}
+    splits = {}
+    for split, pictures in truth.items():
+        inner = {"train": "train", "val": "valid"}[split] if layout == "roboflow" else split
+        images = f"{inner}/images" if layout == "roboflow" else f"images/{inner}"
+        _write_images(folder / images, pictures)
+        labels = folder / images.replace("images", "labels")
+        labels.mkdir(parents=True)
+        for index, picture in enumerate(pictures):
+            lines = [_yolo_line(numbers[thing.name], thing, outlines) for thing in picture.things]
+            if lines or index % 2:
+                (labels / f"{picture.name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        splits[split] = {"ultralytics": images, "roboflow": f"../{images}", "list": f"{split}.txt"}[layout]
+        if layout == "list":
+            listed = "".join(f"./{images}/{picture.name}.png\n" for picture in pictures)
+            (folder / f"{split}.txt").write_text(listed, encoding="utf-8")
+    text = f"train: {splits['train']}\nval: {splits['val']}\nnc: {len(names)}\nnames:"
+    text += "".join(f"\n  {number}: {name}" for number, name in names.items()) if layout == "list" else f" {[*NAMES]}"
+    (folder / "data.yaml").write_text(f"{text}\n", encoding="utf-8")
+    return folder
+
+
+def _yolo_line(number: int, thing: Thing, outlines: bool) -> str:
+    if outlines:
+        corners = thing.polygon()
+        shares = [value / (HEIGHT if place % 2 else WIDTH) for place, value in enumerate(corners)]
+    else:
+        x0, y0, x1, y1 = thing.box
+        shares = [(x0 + x1) / 2 / WIDTH, (y0 + y1) / 2 / HEIGHT, (x1 - x0) / WIDTH, (y1 - y0) / HEIGHT]
+    return " ".join([str(number), *map(str, shares)])

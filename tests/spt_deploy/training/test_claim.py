@@ -47,6 +47,13 @@ def test_a_run_that_comes_to_nothing_leaves_nothing(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+def test_data_named_by_its_file_gives_the_run_its_folders_name(home: Path) -> None:
+    (home / "street").mkdir()
+    (home / "street/data.yaml").touch()
+    with new_run_folder(Path("street/data.yaml"), "spt_t") as folder:
+        assert folder == Path("runs/street-spt_t")
+
+
 def test_a_folder_of_the_users_stays_though_it_is_empty(home: Path) -> None:
     (home / "mine").mkdir()
     with only_run_in(Path("mine")):

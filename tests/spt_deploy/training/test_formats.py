@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.spt_deploy.training.data_formats import (
     write_bdd,
     write_coco,
     write_voc,
+    write_yolo,
 )
 from tests.spt_deploy.training.support import make_image_folder
 
@@ -59,6 +61,10 @@ DATA: list[tuple[str, Writer, str, bool]] = [
     ("coco of Roboflow", lambda f, t: write_coco(f, t, "roboflow"), "coco", True),
     ("coco of CVAT", write_coco_of_cvat, "coco", True),
     ("coco with boxes only", lambda f, t: write_coco(f, t, outlines=False), "coco", False),
+    ("yolo", write_yolo, "yolo", True),
+    ("yolo of Roboflow", lambda f, t: write_yolo(f, t, "roboflow"), "yolo", True),
+    ("yolo with lists", lambda f, t: write_yolo(f, t, "list"), "yolo", True),
+    ("yolo with boxes only", lambda f, t: write_yolo(f, t, outlines=False), "yolo", False),
     ("voc", write_voc, "voc", True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOCdevkit/VOC2012", t) and f, "voc", True),
     ("voc of CVAT", write_voc_of_cvat, "voc", True),
@@ -95,6 +101,8 @@ def test_a_reader_finds_the_truth(tmp_path: Path, write: Writer, name: str, outl
     truth = make_truth()
     if name == "voc" and outlines:
         truth = {split: [without_overlaps(p) for p in pictures] for split, pictures in truth.items()}
+    if name == "yolo":
+        truth = {split: [without_crowds(p) for p in pictures] for split, pictures in truth.items()}
     folder = write(tmp_path / "data", truth)
     data = read_data(folder, "detect")
     assert data.format == name
@@ -106,6 +114,10 @@ def test_a_reader_finds_the_truth(tmp_path: Path, write: Writer, name: str, outl
         for record, picture in zip(records, truth[split], strict=True):
             check_record(record, picture, data.class_names, outlines, difficult=name == "voc")
     assert re.fullmatch(rf"{re.escape(str(folder))} is {FORMATS[name].title} \(.+ and .+\)", data.found)
+
+
+def without_crowds(picture: Picture) -> Picture:
+    return replace(picture, things=tuple(replace(thing, crowd=False) for thing in picture.things))
 
 
 def without_overlaps(picture: Picture) -> Picture:
@@ -171,13 +183,13 @@ def test_an_image_of_voc_may_have_any_suffix_of_an_image(tmp_path: Path, suffix:
 
 def test_a_folder_of_no_format_is_told_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no data set of a known format; looked for COCO JSON: .*Pascal.*BDD.*image fold"
+        InputError, match=r"no data set of a known format; looked for COCO JSON: .*YOLO.*Pascal.*BDD.*image fold"
     ):
         read_data(tmp_path, "detect")
     with pytest.raises(InputError, match="there is no folder"):
         read_data(tmp_path / "nowhere", "detect")
-    with pytest.raises(UsageError, match="format is 'yolo'; known are coco, voc, bdd, folder"):
-        read_data(tmp_path, "detect", "yolo")
+    with pytest.raises(UsageError, match="format is 'yaml'; known are coco, yolo, voc, bdd, folder"):
+        read_data(tmp_path, "detect", "yaml")
     with pytest.raises(InputError, match="has no COCO JSON files; looked for"):
         read_data(tmp_path, "detect", "coco")
 
@@ -223,7 +235,9 @@ def test_a_folder_of_two_formats_asks_which(tmp_path: Path) -> None:
 
 def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "colours", train=2, val=1)
-    with pytest.raises(UsageError, match=r"task is detect and .* is an image folder.*COCO JSON, Pascal VOC XML, BDD"):
+    with pytest.raises(
+        UsageError, match=r"task is detect and .* is an image folder.*COCO JSON, YOLO labels, Pascal VOC"
+    ):
         read_data(tmp_path / "colours", "detect")
     with pytest.raises(
         UsageError, match="one class an image and is for the task classify; give data of the format COCO"

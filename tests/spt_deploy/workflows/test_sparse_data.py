@@ -30,6 +30,7 @@ from tests.spt_deploy.training.data_formats import (
     write_bdd,
     write_coco,
     write_voc,
+    write_yolo,
 )
 from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
 
@@ -38,6 +39,9 @@ DATA: list[tuple[str, Writer, bool]] = [
     ("coco", write_coco, True),
     ("coco of Roboflow", lambda f, t: write_coco(f, t, "roboflow"), True),
     ("coco with boxes only", lambda f, t: write_coco(f, t, outlines=False), False),
+    ("yolo", write_yolo, True),
+    ("yolo of Roboflow with boxes only", lambda f, t: write_yolo(f, t, "roboflow", outlines=False), False),
+    ("yolo with lists", lambda f, t: write_yolo(f, t, "list"), True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOC2012", t) and f, True),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), False),
     ("bdd", write_bdd, False),
@@ -191,7 +195,7 @@ def test_a_broken_image_is_left_out_up_to_the_share(tmp_path: Path, truth: dict[
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "make_padded", "make_sparse"]  # nothing half done
 
 
-@pytest.mark.parametrize("write", [write_coco, write_voc, write_bdd])
+@pytest.mark.parametrize("write", [write_coco, write_yolo, write_voc, write_bdd])
 def test_what_does_not_lie_in_its_image_does_not_lie_in_the_padded_one(
     tmp_path: Path, truth: dict[str, list[Picture]], write: Writer
 ) -> None:
@@ -216,7 +220,7 @@ def test_what_does_not_lie_in_its_image_does_not_lie_in_the_padded_one(
     assert not objects.mask((2 * HEIGHT, 2 * WIDTH))[:, WIDTH:].any()
 
 
-@pytest.mark.parametrize("write", [write_coco, write_bdd])
+@pytest.mark.parametrize("write", [write_coco, lambda f, t: write_yolo(f, t, outlines=False), write_bdd])
 def test_what_was_left_out_is_not_written(tmp_path: Path, write: Writer) -> None:
     small, inverted = Thing("car", (4, 4, 12, 12)), Thing("car", (20, 20, 9, 9))
     large = Thing("car", (0, 0, WIDTH, HEIGHT))

@@ -9,7 +9,7 @@ import pytest
 from spt_deploy.errors import UsageError
 from spt_deploy.training.report import Reports
 from spt_deploy.workflows.train import train
-from tests.spt_deploy.training.data_formats import make_truth, write_bdd, write_coco, write_voc
+from tests.spt_deploy.training.data_formats import make_truth, write_bdd, write_coco, write_voc, write_yolo
 from tests.spt_deploy.training.support import tiny_config
 
 
@@ -17,10 +17,11 @@ from tests.spt_deploy.training.support import tiny_config
     ("write", "task", "title"),
     [
         (write_coco, "detect", "COCO JSON"),
+        (lambda f, t: write_yolo(f, t, "list"), "detect", "YOLO labels"),
         (write_voc, "multilabel", "Pascal VOC XML"),
         (write_bdd, "detect", "BDD100K"),
     ],
-    ids=["coco", "voc", "bdd"],
+    ids=["coco", "yolo", "voc", "bdd"],
 )
 def test_a_run_on_a_format_says_what_it_found_and_what_it_left_out(
     tmp_path: Path, write: object, task: str, title: str
@@ -46,7 +47,7 @@ def test_options_of_the_data_that_cannot_be_meant_are_named(tmp_path: Path) -> N
         tiny_config(folder, tmp_path / "run", mosaic=0.5)
     with pytest.raises(UsageError, match=r"mosaic is 2; expected a share"):
         tiny_config(folder, tmp_path / "run", mosaic=2, task="detect")
-    with pytest.raises(UsageError, match="format is 'yolo'; known are coco"):
-        train(tiny_config(folder, tmp_path / "run", task="detect", format="yolo"))
+    with pytest.raises(UsageError, match="format is 'yaml'; known are coco"):
+        train(tiny_config(folder, tmp_path / "run", task="detect", format="yaml"))
     with pytest.raises(UsageError, match=r"task is classify and .* is COCO JSON"):
         train(tiny_config(folder, tmp_path / "run"))
