@@ -55,7 +55,7 @@ class Detection:
         return {"label": self.label, "name": self.name, "score": _rounded(self.score, 5), "box": box}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays are not equal or unequal as a whole
 class Prediction:
     """What a model says of one image.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spt_deploy.cli.options import device_option, json_option, model_option, precision_option
+from spt_deploy.cli.options import FILE, device_option, json_option, model_option, precision_option
 
 if TYPE_CHECKING:
     from spt_deploy.workflows.infer import InferReport
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @device_option
 @precision_option
 @click.option("--batch", type=int, default=8, show_default=True, help="Images that the model gets at once.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: runs/infer/NAME]")
+@click.option("--out", type=FILE, help="Folder for the results.  [default: runs/infer/NAME]")
 @click.option(
     "--overlay",
     default="boxes,selection",

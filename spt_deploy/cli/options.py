@@ -33,8 +33,19 @@ class ImageSize(_SizeType):
 
 IMAGE_SIZE = ImageSize()
 
+
+class FileName(click.Path):
+    """A path that is not empty, as ``"$OUT"`` is where nobody has set it: that would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path as a `Path`."""
+        if value == "":
+            self.fail("the name is empty; name a file or a folder, . being this one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 # Whether a file is there is for the workflow to say: its sentence knows what the file is for.
-FILE = click.Path(path_type=Path)
+FILE = FileName(path_type=Path)
 
 model_argument = click.argument("model", type=FILE, required=False)
 model_option = click.option("--model", type=FILE, help="Model to run.  [default: the newest here or under runs/]")

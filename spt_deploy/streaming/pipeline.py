@@ -207,7 +207,10 @@ class Pipeline:
         work()
 
     def _buffer(self) -> Images:
-        return self._runner.facts.image_input.empty(self._batch)
+        try:
+            return self._runner.facts.image_input.empty(self._batch)
+        except (MemoryError, ValueError) as error:  # NumPy's for more than can be addressed
+            raise UsageError(f"batch is {self._batch}, for which there is no memory; choose a smaller one") from error
 
     def _infer(self, batch: Batch) -> None:
         """The model's answers to a batch; a budget hears how long they took."""

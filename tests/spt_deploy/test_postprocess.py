@@ -198,3 +198,10 @@ def test_a_prediction_carries_the_masks_that_were_asked_for_and_no_others() -> N
         np.testing.assert_array_equal(answer.masks["3.2"], ~masks[row])
     with pytest.raises(InputError, match=r"gave no output 'kept_4.1' but logits, kept_3.1, kept_3.2"):
         Postprocessing(masks=("4.1",)).apply(arrays, facts_of(), [(9, 9)] * 2)
+
+
+def test_predictions_with_arrays_can_be_compared_and_counted() -> None:
+    ones, others = (Prediction(selection=np.full((2, 2), value, dtype=np.float32)) for value in (0.5, 0.5))
+    assert ones == ones
+    assert ones != others
+    assert len({ones, others}) == 2

@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from spt_deploy.cli import main
 from spt_deploy.cli.options import image_size_option
 
 
@@ -29,3 +30,14 @@ def test_what_is_no_image_size_is_wrong_usage(text: str) -> None:
     result = CliRunner().invoke(show, [f"--imgsz={text}"])
     assert result.exit_code == 2
     assert "image size" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["infer", "v.mp4", "--out", ""], ["export", ""], ["train", ""], ["validate", "a.onnx", "--data", ""]],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "the name is empty; name a file or a folder" in result.output

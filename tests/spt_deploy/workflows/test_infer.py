@@ -208,6 +208,14 @@ def test_a_bad_argument_is_refused_before_anything_is_read(arguments: dict[str, 
         infer([])
 
 
+def test_a_batch_beyond_all_memory_is_a_wrong_argument(inside: Path) -> None:
+    video = write_video(inside / "v.mp4", UNEVEN)
+    for batch in (10**12, 10**17):
+        with pytest.raises(UsageError, match=f"batch is {batch}, for which there is no memory; choose a smaller one"):
+            infer([video], ColourRunner(), out="out", batch=batch)
+    assert files_in(inside) == ["v.mp4"]
+
+
 def test_memory_does_not_grow_with_the_video(vtest_video: Path, inside: Path) -> None:
     body = f"""
 import resource
