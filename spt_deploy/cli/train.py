@@ -82,10 +82,10 @@ def command(
 ) -> None:
     """Train an SPT on the data set in the folder DATA.
 
-    COCO JSON, Pascal VOC XML, BDD100K JSON (multilabel, detect) or an image folder (classify: DATA/train/CLASS/*.jpg,
-    DATA/val/CLASS/*.jpg). From masks or boxes the gates learn what to keep; an image folder may have a boxes.txt in
-    each class folder, a line an object: file name, x0, y0, x1, y1 in pixels, tab separated. Without, the select loss
-    is off.
+    COCO JSON, YOLO labels (DATA may be their data.yaml), Pascal VOC XML, BDD100K JSON (multilabel, detect) or an image
+    folder (classify: DATA/train/CLASS/*.jpg, DATA/val/CLASS/*.jpg). From masks or boxes the gates learn what to keep;
+    an image folder may have a boxes.txt in each class folder, a line an object: file name, x0, y0, x1, y1 in pixels,
+    tab separated. Without, the select loss is off.
 
     The run's folder gets report.md, to be read first, best.pt and last.pt, curves.png, samples/, metrics.jsonl and
     config.json. On several GPUs: torchrun --nproc-per-node 4 -m spt_deploy train DATA ...
