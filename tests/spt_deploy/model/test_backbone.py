@@ -36,6 +36,7 @@ def test_smaller_images_are_refused_with_the_least_size(size: tuple[int, int]) -
         make_model()(images(1, *size))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # dynamo's, of that alone
 @torch.no_grad()
 def test_a_compiler_traces_the_model_in_one_graph_where_no_size_depends_on_data(
     monkeypatch: pytest.MonkeyPatch,
