@@ -94,10 +94,6 @@ class OnnxRuntimeRunner(Runner):
     """Runs an exported ONNX file with ONNX Runtime in the file's precision.
 
     On a CPU ONNX Runtime computes 16-bit nodes in float32; their weights have 16 bits all the same.
-
-    Raises:
-        ArtefactError: when the file is none of ours, or in bfloat16, which ONNX Runtime does not run on a CPU.
-        RuntimeMissingError: when ``cuda`` is asked for and not there.
     """
 
     runtime: ClassVar[str] = "onnxruntime"
@@ -105,11 +101,6 @@ class OnnxRuntimeRunner(Runner):
     def __init__(self, path: Path, device: str = "auto", threshold: float | None = None, lanes: int = 1) -> None:
         facts = read_facts(path)
         super().__init__(path, facts, choose_device(device), facts.precision, threshold)
-        if facts.precision == "bf16" and self.device == "cpu":
-            raise ArtefactError(
-                f"{path.name} is in bf16, in which ONNX Runtime has no convolution on a CPU; run it with "
-                "--runtime openvino, or run the float32 file that it was made of"
-            )
         self.lanes = lanes if self.device == "cpu" else 1
         self._sessions: SessionsByBatch | None = None
         self._batch: int | None = 1
@@ -122,7 +113,15 @@ class OnnxRuntimeRunner(Runner):
 
     def _open(self) -> None:
         self._sessions = sessions_by_batch(self.path, self.facts, self.device, self.lanes)
-        self._names = self._sessions.expect(self._batch)
+        try:
+            self._names = self._sessions.expect(self._batch)
+        except ArtefactError as error:
+            if self.facts.precision != "bf16" or self.device != "cpu":
+                raise
+            raise ArtefactError(
+                f"{self.path.name} is in bf16, in which ONNX Runtime has no convolution on a CPU; run it with "
+                "--runtime openvino, or run the float32 file that it was made of"
+            ) from error
 
     def _run(self, images: Images, threshold: float | None) -> Arrays:
         assert self._sessions is not None
