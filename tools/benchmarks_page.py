@@ -20,8 +20,6 @@ mpl.rcParams["svg.hashsalt"] = "spt-deploy"  # the same figures, the same file
 
 from matplotlib import pyplot as plt  # noqa: E402 - after its backend is chosen
 
-from spt_deploy.bench import shown_batches  # noqa: E402 - likewise
-
 Row = dict[str, Any]
 _INTRO = """# Benchmarks
 
@@ -30,8 +28,7 @@ of two runs, of which the second is timed, as in a stream, in another order each
 times; times are medians of one run of a batch, random images, the share of kept tokens forced, but for the best
 quarter, which that model keeps by itself. "In its runtime" is how many times faster than Swin-T in the same runtime and
 precision, round by round, where that is there; "by MACs" is what the multiply-accumulates alone would give. The MLPs
-run on every token, so there is an end to what dropping tokens can gain. Several batches at a time are what `infer` runs
-of a recording, each batch on its share of the cores; there the times are of all of them together.
+run on every token, so there is an end to what dropping tokens can gain.
 
 Where buffers come to lie in memory is luck, and makes up to two percent either way; opening everything anew, several
 times, averages most of it out.
@@ -69,7 +66,7 @@ def table(rows: list[Row], batch: int) -> str:
     chosen = [row for row in rows if row["batch"] == batch]
     of = {row["name"]: row for row in chosen}
     lines = [
-        f"### Batch {shown_batches(batch, chosen[0].get('at_once', 1))}\n",
+        f"### Batch {batch}\n",
         "| | kept | ms | images/s | over the first | in its runtime | by MACs |",
         "|" + "---|" * 7,
     ]
