@@ -61,6 +61,20 @@ class BoxAp:
     per_class: dict[int, float]
 
 
+def require_faster_coco_eval() -> None:
+    """Nothing, where `box_average_precision` can compute.
+
+    Raises:
+        RuntimeMissingError: when faster-coco-eval is not installed.
+    """
+    try:
+        import faster_coco_eval  # noqa: F401  only whether it is there
+    except ImportError as error:
+        raise RuntimeMissingError(
+            "average precision of boxes needs faster-coco-eval; install it with: pip install 'spt-deploy[train]'"
+        ) from error
+
+
 def box_average_precision(images: Sequence[ScoredImage]) -> BoxAp:
     """Evaluate a detector.
 
@@ -71,12 +85,9 @@ def box_average_precision(images: Sequence[ScoredImage]) -> BoxAp:
         InputError: when there is no such object, for then there is no AP.
         RuntimeMissingError: when faster-coco-eval is not installed.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise RuntimeMissingError(
-            "average precision of boxes needs faster-coco-eval; install it with: pip install 'spt-deploy[train]'"
-        ) from error
+    require_faster_coco_eval()
+    from faster_coco_eval import COCO, COCOeval_faster
+
     if not any((~image.truth.crowd).any() for image in images):
         raise InputError(
             f"none of the {len(images)} validation images has an object, so there is no AP; give some that have"

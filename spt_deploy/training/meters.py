@@ -19,7 +19,7 @@ from spt_deploy.errors import InputError
 from spt_deploy.model.network import ModelOutput
 from spt_deploy.postprocess import OUTPUTS_OF_TASK, detections_kept
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision
+from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision, require_faster_coco_eval
 from spt_deploy.training.dataset import Record
 from spt_deploy.training.label_ap import class_average_precision
 from spt_deploy.training.loader import Batch
@@ -153,7 +153,11 @@ class BoxPrecision(Meter):
         Args:
             preprocessing: what the model's input comes from.
             records: of the split that is measured; the truth is what they say, and each has an ``image_id`` of its own.
+
+        Raises:
+            RuntimeMissingError: when what computes AP is not installed; better said before the images than after.
         """
+        require_faster_coco_eval()
         self._preprocessing = preprocessing
         # Where nothing is known of objects, nothing a detector says can be wrong.
         self._truth = {record.image_id: record.objects for record in records if record.objects is not None}

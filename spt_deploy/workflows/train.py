@@ -98,6 +98,7 @@ def _train(
     for line in (data.found, *(f"left out: {b.reason}" for b in data.broken)):
         reports.say(line)
     task = make_task(config, data)
+    task.meter()  # what it needs is missing now, and not after the first epoch
     _check_labels(config, data)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
     preprocessing = Preprocessing.for_task(config.task, config.imgsz)

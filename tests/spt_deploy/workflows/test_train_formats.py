@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from spt_deploy.errors import UsageError
+from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.training.report import Reports
 from spt_deploy.workflows.train import train
 from tests.spt_deploy.training.data_formats import make_truth, write_bdd, write_coco, write_voc, write_yolo
@@ -51,3 +52,13 @@ def test_options_of_the_data_that_cannot_be_meant_are_named(tmp_path: Path) -> N
         train(tiny_config(folder, tmp_path / "run", task="detect", format="yaml"))
     with pytest.raises(UsageError, match=r"task is classify and .* is COCO JSON"):
         train(tiny_config(folder, tmp_path / "run"))
+
+
+def test_what_average_precision_needs_is_missed_before_the_first_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # import then fails, as where it is not installed
+    config = tiny_config(write_coco(tmp_path / "data", make_truth()), tmp_path / "run", task="detect", epochs=1)
+    with pytest.raises(RuntimeMissingError, match=r"spt-deploy\[train\]"):
+        train(config)
+    assert not (tmp_path / "run").exists()
