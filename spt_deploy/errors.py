@@ -14,6 +14,8 @@ A message is one sentence that names the bad value, says what was expected, and 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SptError(Exception):
     """Base of all errors of spt-deploy; ``exit_code`` is what the command line ends with."""
@@ -55,6 +57,11 @@ class RuntimeMissingError(SptError):
     """A runtime, device or package that the job needs is not on this machine."""
 
     exit_code = 3
+
+
+def no_folder(path: Path) -> str:
+    """How a message begins that is about a path which is no folder."""
+    return f"{path} is a file and no folder" if path.is_file() else f"there is no folder {path}"
 
 
 def add_note(error: BaseException, sentence: str) -> None:

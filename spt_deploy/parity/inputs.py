@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.errors import InputError
+from spt_deploy.errors import InputError, no_folder
 from spt_deploy.images import find_images, read_image
 from spt_deploy.preprocess import Preprocessing
 
@@ -73,7 +73,7 @@ def images_in(folder: Path) -> list[Path]:
         InputError: when there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give a folder of images with --data")
+        raise InputError(f"{no_folder(folder)}; give a folder of images with --data")
     return find_images(folder)
 
 

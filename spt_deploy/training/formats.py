@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spt_deploy.config import Task
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.errors import InputError, UsageError, no_folder
 from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.training.annotations import MAX_BROKEN
 from spt_deploy.training.dataset import DataSet
@@ -79,7 +79,7 @@ def read_data(
         suits = "multilabel or detect" if chosen.has_objects else "classify"
         raise UsageError(
             f"task is {task} and {folder} is {chosen.title}, which names {has} and is for the task {suits}; "
-            f"give data of the format {fitting}"
+            f"train with --task {suits}, or give data of the format {fitting}"
         )
     return replace(chosen.read(folder, max_broken), found=f"{folder} is {chosen.title} ({found})")
 
@@ -98,7 +98,7 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
     if not folder.is_dir():
         if yolo.yaml_file(folder) is not None:
             return yolo.NAME, "a file with train: and names:"
-        raise InputError(f"there is no folder {folder}; name the folder of a data set")
+        raise InputError(f"{no_folder(folder)}; name the folder of a data set")
     found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
     if yolo.NAME in found or yolo.label_folder(folder) is not None:
         found.pop(image_folder.NAME, None)  # folders called images and labels are no classes

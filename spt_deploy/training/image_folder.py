@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spt_deploy.errors import InputError, SourceError
+from spt_deploy.errors import InputError, SourceError, no_folder
 from spt_deploy.images import find_images, is_image_name
 from spt_deploy.training.annotations import LeftOut, first_file
 from spt_deploy.training.dataset import Broken, DataSet, Record
@@ -59,7 +59,7 @@ def read_image_folder(folder: Path, max_broken: float = 0.0) -> DataSet:
             box file has too many lines that cannot be read.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; name one that holds train/CLASS/ and val/CLASS/ with images")
+        raise InputError(f"{no_folder(folder)}; name one that holds train/CLASS/ and val/CLASS/ with images")
     missing = [f"{split}/" for split in SPLITS if not (folder / split).is_dir()]
     if missing:
         other = next((f"; rename {name}/ to val/" for name in _FOR_VAL if (folder / name).is_dir()), "")

@@ -14,7 +14,7 @@ import onnx
 
 from spt_deploy.atomic import atomic_path
 from spt_deploy.config import mask_output
-from spt_deploy.errors import InputError, ResultError, UsageError
+from spt_deploy.errors import InputError, ResultError, UsageError, no_folder
 from spt_deploy.facts import ModelFacts
 from spt_deploy.image_input import Images
 from spt_deploy.images import find_images
@@ -136,7 +136,7 @@ class QuantizeData:
         from spt_deploy.workflows.task_metric import read_labelled
 
         if not data.is_dir():
-            raise InputError(f"there is no folder {data}; give a folder of images with --data")
+            raise InputError(f"{no_folder(data)}; give a folder of images with --data")
         found, why = None, ""
         if _is_data_set(data):
             try:

@@ -240,12 +240,13 @@ def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> N
     ):
         read_data(tmp_path / "colours", "detect")
     with pytest.raises(
-        UsageError, match="one class an image and is for the task classify; give data of the format COCO"
+        UsageError,
+        match="for the task classify; train with --task classify, or give data of the format COCO",
     ):
         read_data(tmp_path / "colours", "multilabel")
     write_coco(tmp_path / "things", make_truth())
     with pytest.raises(
-        UsageError, match=r"task is classify and .* is COCO JSON, .*is for the task multilabel or detect"
+        UsageError, match=r"task is classify and .* is COCO JSON, .*; train with --task multilabel or detect, or"
     ):
         read_data(tmp_path / "things", "classify")
 

@@ -113,7 +113,7 @@ def test_the_yaml_file_may_be_given_and_have_another_root(tmp_path: Path) -> Non
     assert [record.path for record in given.train] == [record.path for record in lies_there.train]
     assert find_format(path)[0] == find_format(tmp_path)[0] == "yolo"
     path.write_text("a: 1\n", encoding="utf-8")
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="is a file and no folder"):
         read_data(path)
 
 

@@ -265,5 +265,7 @@ def test_where_nothing_is_found_no_answer_is_said_to_differ() -> None:
 def test_data_that_is_not_there_is_named(sound: Exported, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder nowhere"):
         quantise(sound, tmp_path / "a.onnx", Path("nowhere"))
+    with pytest.raises(InputError, match="is a file and no folder; give a folder of images"):
+        quantise(sound, tmp_path / "a.onnx", sound.onnx)
     with pytest.raises(InputError, match="is no data set of a known format"):
         quantise(sound, tmp_path / "a.onnx", photos, photos)

@@ -24,6 +24,9 @@ def test_a_folder_without_images_is_said_before_any_artefact_is_opened(tmp_path:
     artefacts = [tmp_path / "nowhere.pt", tmp_path / "nowhere.onnx"]
     with pytest.raises(InputError, match=r"there is no folder .*nope; give a folder of images with --data"):
         validate(artefacts, data=tmp_path / "nope")
+    (tmp_path / "street.mp4").touch()
+    with pytest.raises(InputError, match=r"street\.mp4 is a file and no folder; give a folder of images with --data"):
+        validate(artefacts, data=tmp_path / "street.mp4")
     with pytest.raises(SourceError, match="has no images"):
         validate(artefacts, data=tmp_path)
 
