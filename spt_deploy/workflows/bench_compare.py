@@ -143,5 +143,5 @@ def _document(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no benchmark; make one: spt-deploy bench ... --json > {path.name}") from error
+        raise InputError(f"{path} is no benchmark; make one: spt-deploy bench ... --json > RUN.json") from error
     return document  # type: ignore[no-any-return]
