@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from spt_deploy.atomic import DISK_FULL, output_error
-from spt_deploy.errors import SptError, notes_of
+from spt_deploy.errors import InputError, SptError, notes_of
 from spt_deploy.version import __version__
 
 # How long PyTorch's OpenMP threads (libgomp) spin for each other before they sleep. By default so long that, beside
@@ -109,6 +109,8 @@ def _sentence(error: Exception) -> tuple[str, int]:
         return error.format_message(), error.exit_code
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         error = output_error(error.filename or "a file", error)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        error = InputError(f"{error.filename} cannot be opened: {error.strerror}; get the right to, or name another")
     if isinstance(error, SptError):
         return str(error), error.exit_code
     # No error of ours: named in one line, so that it can be searched for and reported.

@@ -15,6 +15,7 @@ import spt_deploy
 from spt_deploy import cli
 from spt_deploy.errors import (
     ArtefactError,
+    InputError,
     OutputError,
     ResultError,
     RuntimeMissingError,
@@ -125,6 +126,12 @@ def test_a_full_disk_anywhere_is_a_sentence_that_names_the_file(run_raising: Run
     assert result.exit_code == OutputError.exit_code
     assert "disk full" in result.stderr
     assert "out/predictions.jsonl" in result.stderr
+
+
+def test_a_missing_permission_anywhere_is_a_sentence_that_names_the_file(run_raising: Run) -> None:
+    result = run_raising(PermissionError(errno.EACCES, "Permission denied", "locked/model.onnx"))
+    assert result.exit_code == InputError.exit_code
+    assert result.stderr.startswith("error: locked/model.onnx cannot be opened: Permission denied; ")
 
 
 def test_an_unexpected_error_is_named_in_one_line_without_a_traceback(run_raising: Run) -> None:
