@@ -179,7 +179,10 @@ def runners_of(
     fitting = RUNTIMES[kind]
     names = [n for n in fitting if n in runtimes or (not runtimes and is_installed(n))]
     if not names:
-        raise RuntimeMissingError(f"no runtime that takes {path.name} is left; it runs in {', '.join(fitting)}")
+        remedy = "name one of them with --runtime" if runtimes else f"pip install {fitting[-1]}"
+        raise RuntimeMissingError(
+            f"no runtime that takes {path.name} is left; it runs in {', '.join(fitting)}; {remedy}"
+        )
     runners: list[Runner] = []
     for name in names:
         if name == "openvino":

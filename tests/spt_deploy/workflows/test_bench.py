@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from spt_deploy.cli import main
 from spt_deploy.config import Task
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import ModelOutput, SptModel
 from spt_deploy.preprocess import Preprocessing
@@ -270,6 +270,16 @@ def test_no_more_is_forced_on_static_packing_than_it_has_room_for(tmp_path: Path
     report = bench([made.onnx], runtimes=["onnxruntime"], batches=[1], ratios=[1, 0.2], rounds=2)
     assert [row.timing.name.split(", ", 1)[1] for row in report.rows] == ["62% kept, for want of room", "20% kept"]
     assert report.rows[0].select_ratio == pytest.approx((0.25 + 0.25 + 1 + 1) / 4)  # a whole container in stage 4
+
+
+def test_without_a_runtime_that_takes_the_file_it_is_said_which_to_install_or_to_name(
+    made: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeMissingError, match=r"runs in onnxruntime, openvino; name one of them with --runtime$"):
+        bench([made.onnx], runtimes=["torch"])
+    monkeypatch.setattr("spt_deploy.workflows.bench_contenders.is_installed", lambda name: False)
+    with pytest.raises(RuntimeMissingError, match=r"runs in onnxruntime, openvino; pip install openvino$"):
+        bench([made.onnx])
 
 
 def test_each_runtime_has_its_own_first(made: Exported, tmp_path: Path) -> None:
