@@ -86,7 +86,7 @@ def found_text(given: Path) -> str | None:
         layout = None if file is None else _layout(file)
     except InputError:
         return None
-    if layout is None or not all(layout.splits.values()):
+    if layout is None:
         return None
     return f"{layout.file.name} and {Path(os.path.relpath(layout.splits['train'][0], given)).as_posix()}"
 
@@ -115,9 +115,6 @@ def read(given: Path, max_broken: float) -> DataSet:
     if file is None:
         raise InputError(f"{given} {half_text(given) or 'has no data.yaml'}; looked for {LOOKS_FOR}")
     layout = _layout(file)
-    for split, places in layout.splits.items():
-        if not places:
-            raise InputError(f"{file}: {split} names nothing that is there; give a folder of images, or a list of them")
     broken: list[Broken] = []
     records: dict[str, tuple[Record, ...]] = {}
     for split, places in layout.splits.items():
@@ -211,8 +208,7 @@ def _layout(file: Path) -> Layout:
         if key is None:
             raise InputError(f"{file} has no {split}:; add a line that names the folder of the {split} images")
         entries = content[key] if isinstance(content[key], list) else [content[key]]
-        places = [_place(str(entry), file, content.get("path")) for entry in entries]
-        splits[split] = tuple(place for place in places if place is not None) if all(places) else ()
+        splits[split] = tuple(_place(str(entry), file, content.get("path")) for entry in entries)
     return Layout(file, splits, _class_names(file, content), "kpt_shape" in content)
 
 
@@ -232,12 +228,16 @@ def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _place(entry: str, file: Path, root: Any) -> Path | None:
-    """What an entry means: from ``root``, if that is there, or from the YAML file; None where nothing is there."""
+def _place(entry: str, file: Path, root: Any) -> Path:
+    """What an entry means: from ``root``, if that is there, or from the YAML file."""
     bases = [file.parent / str(root), file.parent] if root else [file.parent]
     entry = entry.replace("\\", "/")
     names = [entry, entry.removeprefix("../")]  # Roboflow's begin a folder too high
-    return next((base / name for base in bases for name in names if (base / name).exists()), None)
+    found = next((base / name for base in bases for name in names if (base / name).exists()), None)
+    if found is None:
+        looked = " or ".join(dict.fromkeys(str(base) for base in bases))
+        raise InputError(f"{file} names {entry}, which is not in {looked}; name a folder of images, or a list of them")
+    return found
 
 
 def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterator[Path]:

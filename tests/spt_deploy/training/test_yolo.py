@@ -151,7 +151,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.yaml has no val:; add a line"):
         read_data(folder)
     (folder / "data.yaml").write_text(text.replace("images/val", "photos"), encoding="utf-8")
-    with pytest.raises(InputError, match=r"data\.yaml: val names nothing that is there"):
+    with pytest.raises(InputError, match=r"data\.yaml names photos, which is not in .*; name a folder of images"):
         read_data(folder)
     (folder / "data.yaml").unlink()
     with pytest.raises(InputError, match=r"has labels/train and no data\.yaml .* half of YOLO labels; looked for data"):
