@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Least score of a detection or multilabel class; a classifier always gives its best five.",
 )
-@click.option("--iou", type=float, default=0.5, show_default=True, help="Overlap from which two boxes are one object.")
+@click.option(
+    "--iou", type=float, default=0.5, show_default=True, help="Overlap from which two boxes of a class are one."
+)
 @click.option("--start", type=int, default=0, show_default=True, help="First frame of each source, counted from 0.")
 @click.option("--max-frames", type=int, metavar="N", help="At most N frames of each source.")
 @click.option("--stride", type=int, default=1, show_default=True, help="Every how many-th frame.")
