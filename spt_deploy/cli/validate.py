@@ -50,8 +50,8 @@ def command(
 
     Inputs are random images, flat ones, selections forced to nothing and to everything, and those of --data. A token
     whose score lies on the threshold may fall on either side in two runtimes: that is told apart from an error by
-    comparing once more with the selection forced equal. With --labels the task's metric must be the same too. Exit
-    code 1 when something differs.
+    comparing once more with the selection forced equal. With --labels the task's metric must be the same too, and
+    one artefact alone has its metric taken. Exit code 1 when something differs.
 
     A checkpoint runs as the first exported file does: at its size, packing and threshold; with --labels that is how to
     see what another threshold costs. Exported files of different thresholds are not compared.

@@ -141,7 +141,8 @@ class Trainer:
 
         Returns:
             The task's metrics, ``task_loss`` and ``select_loss``; by SPA block ``select_ratio``, ``gate_precision`` and
-            ``gate_recall`` against the select label; ``object_ratio`` of tokens by stride.
+            ``gate_recall`` against the select label; ``object_ratio`` of tokens by stride; ``per_class`` the chief
+            metric by class name, where one class has a value.
 
         Raises:
             InputError: when no image can be read.
@@ -171,8 +172,11 @@ class Trainer:
             )
         selection = self._merged(selection, lambda: SelectionMeter(selection.blocks))
         record: dict[str, Any] = {name: means.losses[name] for name in ("task_loss", "select_loss")}
-        record |= self._merged(meter, self.task.meter).result()
+        meter = self._merged(meter, self.task.meter)
+        names = self.model.config.class_names
         return record | {
+            **meter.result(),
+            "per_class": {names[label]: value for label, value in meter.per_class().items()},
             "select_ratio": selection.select_ratio(),
             "object_ratio": selection.object_ratio(),
             "gate_precision": selection.precision(),

@@ -19,7 +19,7 @@ from spt_deploy.errors import InputError
 from spt_deploy.model.network import ModelOutput
 from spt_deploy.postprocess import OUTPUTS_OF_TASK, detections_kept
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision, require_faster_coco_eval
+from spt_deploy.training.box_ap import BoxAp, FoundObjects, ScoredImage, box_average_precision, require_faster_coco_eval
 from spt_deploy.training.dataset import Record
 from spt_deploy.training.label_ap import class_average_precision
 from spt_deploy.training.loader import Batch
@@ -162,8 +162,10 @@ class BoxPrecision(Meter):
         # Where nothing is known of objects, nothing a detector says can be wrong.
         self._truth = {record.image_id: record.objects for record in records if record.objects is not None}
         self._found: dict[int, FoundObjects] = {}
+        self._ap: BoxAp | None = None  # of these, once it was asked for
 
     def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
+        self._ap = None
         for row, (image_id, size) in enumerate(zip(batch.image_ids, batch.source_sizes, strict=True)):
             if image_id not in self._truth:
                 continue
@@ -175,16 +177,21 @@ class BoxPrecision(Meter):
             self._found[image_id] = FoundObjects(source[visible], scores[kept], labels[kept])
 
     def result(self) -> dict[str, float]:
-        return box_average_precision(self._scored()).metrics if self._found else {}
+        return self._evaluated().metrics if self._found else {}
 
     def per_class(self) -> dict[int, float]:
-        return box_average_precision(self._scored()).per_class if self._found else {}
+        return self._evaluated().per_class if self._found else {}
 
     def state(self) -> dict[int, FoundObjects]:
         return self._found
 
     def merge(self, state: dict[int, FoundObjects]) -> None:
         self._found |= state
+        self._ap = None
+
+    def _evaluated(self) -> BoxAp:
+        self._ap = self._ap or box_average_precision(self._scored())
+        return self._ap
 
     def _scored(self) -> list[ScoredImage]:
         """By number, so that it does not matter which process saw which image, and when."""

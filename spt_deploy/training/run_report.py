@@ -9,6 +9,7 @@ import html
 import os
 import platform
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from spt_deploy.version import __version__
 
 _FULL = 0.995  # of the tokens: a selection that drops nothing
 _LOW_RECALL = 0.9  # below this, objects lose tokens that attention should have seen
+_CLASSES = 20  # in the table of classes
 _FAR = 0.05  # between a selection and its label: the paper's own distance is 2 points (IN-S, table 5)
 
 
@@ -84,7 +86,7 @@ def chance_level(task: str, data: DataSet) -> float | None:
 
 def report_text(facts: RunFacts) -> str:
     """The whole report, Markdown."""
-    parts = [_title(facts), *_warnings(facts), *_result(facts)]
+    parts = [_title(facts), *_warnings(facts), *_result(facts), *_classes(facts)]
     if facts.blocks:
         parts += [*_selection(facts)]
     parts += [*_work(facts), *_pictures(facts), *_next(facts), *_settings(facts)]
@@ -175,6 +177,30 @@ def _result(facts: RunFacts) -> Iterator[str]:
         rows.append([name, *(_number(name, value) for value in values)])
     rows.append(["training loss", *(f"{record['train']['loss']:.3f}" for record in shown.values())])
     yield "## Result\n\n" + _table(rows)
+
+
+def _classes(facts: RunFacts) -> Iterator[str]:
+    by_class = sorted(facts.best["val"].get("per_class", {}).items(), key=lambda item: item[1])
+    if len(by_class) < 2:  # one alone is the result
+        return
+    of = "objects" if facts.config.task == "detect" else "images"
+    counts = [_counts(records, facts.data.class_names, of) for records in facts.data.splits.values()]
+    rows = [["class", facts.metric.removeprefix("m"), f"training {of}", f"validation {of}"]]
+    for name, value in by_class[:_CLASSES]:
+        rows.append([name.replace("|", "&#124;"), _percent(value), *(str(count[name]) for count in counts)])
+    which = "the lowest first" if len(by_class) <= _CLASSES else f"the {_CLASSES} lowest of {len(by_class)}"
+    yield f"## Classes\n\nOf the best epoch, {which}.\n\n" + _table(rows)
+
+
+def _counts(records: Sequence[Record], names: Sequence[str], of: str) -> Counter[str]:
+    """By class, the ``objects`` that are to be found, or the ``images`` that have it."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        found = record.labels or ()
+        if of == "objects":
+            found = () if record.objects is None else record.objects.labels[~record.objects.crowd].tolist()
+        counts.update(names[label] for label in found)
+    return counts
 
 
 def _selection(facts: RunFacts) -> Iterator[str]:

@@ -108,8 +108,8 @@ def validate(
         InputError: when the artefacts are not of one model and threshold, one takes no threshold, or ``data`` cannot be
             used.
         ArtefactError: when an artefact cannot be used.
-        UsageError: when there is only one artefact in one runtime: nothing to compare; or a precision that none of them
-            can be asked for.
+        UsageError: when there is only one artefact in one runtime and no ``labels``: nothing to compare; or for a
+            precision that none of them can be asked for.
     """
     notes: list[str] = []
 
@@ -124,10 +124,10 @@ def validate(
         check_precisions(precisions, runners)
         for runner in runners:
             stack.enter_context(runner)
-        if len(runners) < 2:
+        if len(runners) < 2 and labels is None:
             raise UsageError(
-                f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; "
-                "name a second artefact, or install another runtime (pip install openvino)"
+                f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; name a second artefact, "
+                "install another runtime (pip install openvino), or give a data set with --labels for its metric"
             )
         reference, candidates = runners[0], runners[1:]
         for candidate in candidates:  # all before the first comparison, which takes a while

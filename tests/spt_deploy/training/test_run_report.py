@@ -75,6 +75,31 @@ def test_below_a_sample_stands_how_many_objects_are_in_it() -> None:
     assert re.findall(r"<br>([^|]*?) \|", text) == ["0 objects", "1 object", "2 objects"]
 
 
+def test_classes_have_their_metric_and_their_number_the_lowest_first() -> None:
+    boxes = Objects.from_boxes([[0, 0, 9, 9]] * 3, [0, 1, 1], [False, False, True])
+    records = tuple(Record(Path(f"my data/{i}.png"), labels=(0, 1), objects=boxes) for i in range(4))
+    data = DataSet(CLASSES, records, records[:1])
+    best = epoch(1, 0.4)
+    best["val"] |= {"AP": 0.4, "per_class": {CLASSES[0]: 0.6, CLASSES[1]: 0.2}}
+    configs = {
+        task: tiny_config(Path("my data"), Path("run"), task=task, epochs=1) for task in ("detect", "multilabel")
+    }
+    head = "## Classes\n\nOf the best epoch, the lowest first.\n\n| class | AP | training"
+    text = report_text(facts_of([best], best=1, config=configs["detect"], data=data, metric="AP"))
+    assert f"{head} objects | validation objects |" in text
+    assert f"| {CLASSES[1]} | 20.0 % | 4 | 1 |\n| {CLASSES[0]} | 60.0 % | 4 | 1 |" in text
+    best["val"] |= {"mAP": 0.4}
+    text = report_text(facts_of([best], best=1, config=configs["multilabel"], data=data, metric="mAP"))
+    assert f"{head} images | validation images |" in text
+    best["val"]["per_class"] = {f"c{i}": i / 100 for i in range(50)}
+    text = report_text(facts_of([best], best=1, config=configs["detect"], data=data, metric="AP"))
+    assert "the 20 lowest of 50." in text
+    assert "| c19 | 19.0 % | 0 | 0 |" in text
+    assert "| c20 |" not in text
+    best["val"]["per_class"] = {CLASSES[0]: 0.6}
+    assert "## Classes" not in report_text(facts_of([best], best=1, config=configs["detect"], data=data, metric="AP"))
+
+
 def test_the_report_says_what_came_of_what_and_how_to_go_on() -> None:
     text = report_text(facts_of([epoch(1, 0.4), epoch(2, 0.9), epoch(3, 0.8)], best=2))
     assert text.startswith("# my run\n\n`spt_micro` for classify on `my data`: **top1 90.0 %** in epoch 2 of 3 (40.0 %")

@@ -57,6 +57,21 @@ def test_top1_is_the_share_of_images_whose_class_is_the_best(folder: Path, tmp_p
     assert report.passed
 
 
+def test_an_artefact_alone_has_its_metric_taken_and_without_labels_nothing_to_be_compared_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = save(tmp_path / "model.pt")
+    with pytest.raises(UsageError, match=r"model\.pt alone in torch has nothing .* or give a data set with --labels"):
+        validate([model])
+    report = validate([model], labels=folder)
+    assert report.pairs == ()
+    assert [check.artefact for check in report.independence] == [metric.artefact for metric in report.metrics]
+    assert report.metrics[0].images == 18
+    shown = CliRunner().invoke(main, ["validate", str(model), "--labels", str(folder)])
+    assert shown.exit_code == 0, shown.stderr
+    assert f"{report.metrics[0].values['top1']:.4f}" in shown.stdout
+
+
 def test_what_training_leaves_out_is_left_out_and_named_once(folder: Path, tmp_path: Path) -> None:
     broken = folder / "val/green/001.png"
     broken.write_bytes(b"no image")
