@@ -136,7 +136,9 @@ def bench(
         status(found.why)
         paths = [found.path]
     if training and (data or memory or profiled or precisions or throughput):
-        raise UsageError("a step of training is timed on random images, without memory, profile, precision, throughput")
+        raise UsageError(
+            "a step of training is timed on random images, without memory, profile, precision and throughput"
+        )
     if throughput and profiled:
         raise UsageError("a profile is of one batch on all cores; leave out --profile or --throughput")
     check_rounds(rounds)

@@ -219,5 +219,5 @@ def test_a_precision_that_nobody_can_be_asked_for_is_refused(made: Exported) -> 
         validate([made.checkpoint, made.onnx], runtimes=["onnxruntime"], precisions=["int4"])
     with pytest.raises(UsageError, match=r"precision is bf16, .* runs in torch; leave --precision out"):
         bench([made.checkpoint], precisions=["bf16"])
-    with pytest.raises(UsageError, match="without memory, profile and precision"):
+    with pytest.raises(UsageError, match="without memory, profile, precision and throughput"):
         bench([made.checkpoint], precisions=["bf16"], ratios=[0.5], training=True)

@@ -201,7 +201,7 @@ def test_memory_for_throughput_is_that_of_all_lanes(
 
 
 def test_throughput_goes_with_no_training_and_no_profile(made: Exported) -> None:
-    with pytest.raises(UsageError, match="without memory, profile, precision, throughput"):
+    with pytest.raises(UsageError, match="without memory, profile, precision and throughput"):
         bench([made.checkpoint], ratios=[0.5], training=True, throughput=True)
     with pytest.raises(UsageError, match="leave out --profile or --throughput"):
         bench([made.onnx], profiled=True, throughput=True)
