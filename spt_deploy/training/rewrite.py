@@ -156,7 +156,7 @@ def _write_yolo(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             label = yolo.label_file(record.path)
             if record.size is None:  # nothing is in it
                 continue
-            lines = yolo.object_lines(label, data.category_ids, record.size, layout.has_keypoints)
+            lines = yolo.object_lines(label, layout, record.size)
             if pads:
                 lines = [[line[0], *(str(float(value) / 2) for value in line[1:])] for line in lines]
             inside = Path(os.path.relpath(label, folder))

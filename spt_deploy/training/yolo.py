@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Layout:
     names: dict[int, str]
     has_keypoints: bool
 
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Of each class's number, its place among the classes."""
+        return {number: place for place, number in enumerate(self.names)}
+
 
 def yaml_file(given: Path) -> Path | None:
     """The file that names the splits: ``given`` itself, or the one in that folder; None without."""
@@ -81,12 +87,9 @@ def label_folder(folder: Path) -> Path | None:
 
 def found_text(given: Path) -> str | None:
     """What of the format is in a folder; None where it is not this format, or its images are not where it says."""
-    file = yaml_file(given)
     try:
-        layout = None if file is None else _layout(file)
+        layout = layout_of(given)
     except InputError:
-        return None
-    if layout is None:
         return None
     return f"{layout.file.name} and {Path(os.path.relpath(layout.splits['train'][0], given)).as_posix()}"
 
@@ -97,6 +100,19 @@ def half_text(given: Path) -> str | None:
     if what is None or yaml_file(given) is not None:
         return None
     return f"has {what.relative_to(given)} and no data.yaml that names its splits and classes"
+
+
+def layout_of(given: Path) -> Layout:
+    """What the YAML file says, which is ``given`` or lies in that folder.
+
+    Raises:
+        InputError: when there is none, or it does not say what it must.
+        RuntimeMissingError: when PyYAML is not installed.
+    """
+    file = yaml_file(given)
+    if file is None:
+        raise InputError(f"{given} {half_text(given) or 'has no data.yaml'}; looked for {LOOKS_FOR}")
+    return _layout(file)
 
 
 def read(given: Path, max_broken: float) -> DataSet:
@@ -111,10 +127,8 @@ def read(given: Path, max_broken: float) -> DataSet:
             or too much is broken.
         RuntimeMissingError: when PyYAML is not installed.
     """
-    file = yaml_file(given)
-    if file is None:
-        raise InputError(f"{given} {half_text(given) or 'has no data.yaml'}; looked for {LOOKS_FOR}")
-    layout = _layout(file)
+    layout = layout_of(given)
+    file = layout.file
     broken: list[Broken] = []
     records: dict[str, tuple[Record, ...]] = {}
     for split, places in layout.splits.items():
@@ -148,39 +162,23 @@ def label_file(image: Path) -> Path:
     return beside if beside.is_file() and not apart.is_file() else apart
 
 
-def object_lines(
-    label: Path, names: Sequence[int], size: tuple[int, int], has_keypoints: bool = False
-) -> list[list[str]]:
+def object_lines(label: Path, layout: Layout, size: tuple[int, int]) -> list[list[str]]:
     """The lines of a label file that ``read`` takes, each as its numbers, keypoints left out.
 
     Args:
         label: the file.
-        names: numbers of the classes.
+        layout: of the data set.
         size: (height, width) of the image.
-        has_keypoints: see `Layout`.
     """
-    places = {number: place for place, number in enumerate(names)}
     taken = []
     for line in _lines(label):
-        values = line.split()[: 1 + _BOX if has_keypoints else None]
+        values = _values(line, layout)
         try:
-            _add(ObjectList(size), values, places, size)
+            _add(ObjectList(size), values, layout.places, size)
         except AnnotationError:
             continue
         taken.append(values)
     return taken
-
-
-def layout_of(given: Path) -> Layout:
-    """What the YAML file of a data set says that was read before.
-
-    Raises:
-        InputError: when it cannot be read any more.
-    """
-    file = yaml_file(given)
-    if file is None:
-        raise InputError(f"{given} has no data.yaml any more; put it back")
-    return _layout(file)
 
 
 def _names_splits(file: Path) -> bool:
@@ -269,7 +267,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _records(layout: Layout, images: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
-    places = {number: place for place, number in enumerate(layout.names)}
     for number, path in enumerate(images):
         label = label_file(path)
         try:
@@ -282,10 +279,15 @@ def _records(layout: Layout, images: Sequence[Path], left_out: LeftOut) -> Itera
         for place, line in enumerate(lines if size else (), 1):
             assert size is not None
             try:
-                _add(objects, line.split()[: 1 + _BOX if layout.has_keypoints else None], places, size)
+                _add(objects, _values(line, layout), layout.places, size)
             except AnnotationError as error:
                 left_out.add(str(path), label, f"{label}: object {place} has {error}")
         yield Record(path, labels=objects.classes(), objects=objects.objects(), image_id=number + 1, size=size)
+
+
+def _values(line: str, layout: Layout) -> list[str]:
+    """The numbers of a line, without keypoints."""
+    return line.split()[: 1 + _BOX if layout.has_keypoints else None]
 
 
 def _add(objects: ObjectList, values: Sequence[str], places: dict[int, int], size: tuple[int, int]) -> None:
