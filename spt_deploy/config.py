@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,7 @@ SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 HEAD_DIM = 32  # of every Swin and every SPT
 MIN_IMAGE_SIZE = 32  # one token in stage 4
+_NAMED = 5  # of classes, in a sentence about them
 
 # name -> embed_dim (C), depths, heads, drop path rate (Swin's own, per variant)
 _VARIANTS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], float]] = {
@@ -183,7 +185,9 @@ class ModelConfig:
         if not self.class_names:
             raise UsageError("class_names is empty; a model needs at least one class")
         if len(set(self.class_names)) != len(self.class_names):
-            raise UsageError(f"class_names has repeated names: {', '.join(self.class_names)}")
+            repeated = [name for name, times in Counter(self.class_names).items() if times > 1]
+            more = f" and {len(repeated) - _NAMED} more" if len(repeated) > _NAMED else ""
+            raise UsageError(f"class_names has repeated names: {', '.join(repeated[:_NAMED])}{more}")
         if self.head_width < 8 or self.head_width % 8:
             raise UsageError(f"head_width is {self.head_width}; expected a positive multiple of 8")
         if not isinstance(self.top_k, int) or self.top_k < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.errors import SourceError
+from spt_deploy.errors import InputError, SourceError
 
 # What OpenCV's wheels decode everywhere. A GIF is not among them: its frames have times, it is read as a video.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_BROKEN = 0.05  # share of the images, or of their annotations, that may be broken, where nobody says otherwise
 _ORIENTATION = 0x0112  # EXIF's tag
 _LYING = (5, 6, 7, 8)  # its values of which height and width change places
 _FLOAT_MAPS = (b"PF", b"Pf")  # OpenCV casts their values, mostly of 0 to 1, to whole numbers: black, and grey as H x W
@@ -59,8 +61,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode one image file.
 
     Returns:
-        H x W x 3 uint8 in BGR order, upright (EXIF orientation obeyed); grey becomes BGR, alpha is left out, 16 bits
-        become 8.
+        H x W x 3 uint8 in BGR order, upright (EXIF orientation obeyed); grey becomes BGR, alpha is left out (libtiff
+        multiplies the colours of a TIFF by it), 16 bits become 8.
 
     Raises:
         SourceError: when the file cannot be read or is no whole image.
@@ -87,6 +89,25 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     if image is None:
         raise SourceError(f"{path} is no image that can be decoded; it is damaged, truncated or of another kind")
     return np.asarray(image, dtype=np.uint8)
+
+
+def check_unreadable(unreadable: int, images: int, reason: str, allowed: float = MAX_BROKEN) -> None:
+    """Whether the others do where some of the images cannot be read.
+
+    Args:
+        unreadable: how many.
+        images: all of them.
+        reason: a sentence about the last one.
+        allowed: share that may be unreadable; rounded up, for a small set may lack one too.
+
+    Raises:
+        InputError: when they are more than that.
+    """
+    if unreadable > math.ceil(allowed * images):
+        raise InputError(
+            f"{unreadable} of {images} images cannot be read, more than the {allowed:.0%} that may be left out; "
+            f"the last one: {reason}"
+        )
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -21,14 +21,14 @@ from spt_features import FeaturesWithPyramid, SelectLoss, channels_of
 from torch import Tensor, nn
 
 from spt_deploy.config import MODEL_NAMES, BackboneConfig
+from spt_deploy.datasets.dataset import Record
+from spt_deploy.datasets.formats import read_data
+from spt_deploy.datasets.objects import Objects, box_mask
 from spt_deploy.errors import RuntimeMissingError, SptError
 from spt_deploy.images import read_image
 from spt_deploy.model.backbone import Backbone
 from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision
-from spt_deploy.training.dataset import Record
-from spt_deploy.training.formats import read_data
-from spt_deploy.training.objects import Objects, box_mask
 from spt_deploy.training.optimizer import learning_rate_factor, parameter_groups, set_learning_rate
 
 PYRAMID_WIDTH = 256  # of torchvision's own Mask R-CNN

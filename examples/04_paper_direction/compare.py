@@ -51,7 +51,7 @@ def train(run: Run, data: Path, runs: Path, epochs: int) -> dict[str, Any]:
     """The last epoch's record, of a run that may be finished already; the last, for choosing the best is choosing."""
     folder = run.folder(runs)
     lines = _records(folder)
-    if len(lines) < epochs:
+    if len(lines) != epochs:
         options = [*ARMS[run.arm], *BUDGET, "--epochs", str(epochs), "--seed", str(run.seed)]
         command = [sys.executable, "-m", "spt_deploy", "train", str(data / run.data), *options]
         command += ["--device", "cpu", "--out", str(folder), "--overwrite"]
@@ -67,8 +67,11 @@ def train(run: Run, data: Path, runs: Path, epochs: int) -> dict[str, Any]:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """Of each epoch; none of a run that was killed: a run writes its report last, after best.pt."""
+    path, report = folder / "metrics.jsonl", folder / "report.md"
+    if not path.exists() or not report.exists() or report.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def gmacs(model: str, classes: int, ratios: Sequence[float]) -> float:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
+from spt_deploy.datasets.formats import read_data
 from spt_deploy.errors import InputError, SptError
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
-from spt_deploy.training.dataset import Samples
-from spt_deploy.training.formats import read_data
 from spt_deploy.training.loader import Batch, Loader
 from spt_deploy.training.meters import TopAccuracy
+from spt_deploy.training.samples import Samples
 from spt_deploy.training.select_labels import SelectionMeter
 
 DATA_SETS = ("padded", "textured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -117,6 +118,11 @@ def run_command(
     from spt_deploy.cli.console import status
     from spt_deploy.workflows.bench import bench
 
+    if any(path.suffix == ".json" for path in artefacts):
+        named = shlex.join(map(str, artefacts)) if len(artefacts) == 2 else "BEFORE.json AFTER.json"
+        raise UsageError(
+            f"a .json file is no model; two runs are set side by side with: spt-deploy bench compare {named}"
+        )
     report = bench(
         artefacts,
         runtimes=runtimes,
@@ -155,10 +161,11 @@ def compare_command(before: Path, after: Path, as_json: bool) -> None:
 
 
 def _print(report: BenchReport) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from spt_deploy.bench import shown_batches
-    from spt_deploy.cli.console import results
+    from spt_deploy.cli.console import results, show
 
     out = results()
     out.print(", ".join(f"{name} {value}" for name, value in report.machine.items()), soft_wrap=True)
@@ -175,7 +182,7 @@ def _print(report: BenchReport) -> None:
         for row in rows:
             low, high = row.timing.speedup_range
             cells = [
-                row.timing.name,
+                escape(row.timing.name),
                 "" if row.select_ratio is None else f"{row.select_ratio:.0%}",
                 f"{row.gmacs:.2f}",
                 f"{row.timing.median_ms:.1f}",
@@ -186,20 +193,21 @@ def _print(report: BenchReport) -> None:
             cells += [f"{row.timing.peer_speedup:.2f}"] if several else []
             cells += ["" if row.memory_mib is None else f"{row.memory_mib:.0f}"] if remembers else []
             table.add_row(*cells)
-        out.print(table)
+        show(table)
         for row in rows:
             if row.profile:
-                parts = Table(row.timing.name, "nodes", "ms", "share")
+                parts = Table(escape(row.timing.name), "nodes", "ms", "share")
                 for part in row.profile:
                     parts.add_row(part.operator, str(part.nodes), f"{part.ms:.2f}", f"{part.share:.1%}")
-                out.print(parts)
+                show(parts)
 
 
 def _print_comparison(found: Comparison) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from spt_deploy.bench import shown_batches
-    from spt_deploy.cli.console import results, status
+    from spt_deploy.cli.console import show, status
 
     for difference in found.differences:
         status(difference)
@@ -207,14 +215,14 @@ def _print_comparison(found: Comparison) -> None:
     for row in found.rows:
         low, high = row.speedup_range
         table.add_row(
-            row.name,
+            escape(row.name),
             shown_batches(row.batch, row.at_once),
             f"{row.before_ms:.1f}",
             f"{row.after_ms:.1f}",
             f"{row.speedup:.2f} ({low:.2f}-{high:.2f})",
             row.verdict,
         )
-    results().print(table)
+    show(table)
     for where, names in (("before", found.only_before), ("after", found.only_after)):
         for name in names:
             status(f"only {where}: {name}")

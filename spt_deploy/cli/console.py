@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 # Between two plain lines: often enough to see that it lives, seldom enough for a log.
 PLAIN_INTERVAL_S = 10.0
 PIPED_WIDTH = 140  # columns
+_WIDE = 80  # columns, from which on there is room for a bar
+_ANY_WIDTH = 10_000  # columns: how wide a table would be that nothing holds back
 
 
 class Reporter(Protocol):
@@ -47,6 +50,25 @@ def results() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
+def show(table: Table) -> None:
+    """Print a table on stdout; where the terminal is too narrow for its words, each row as lines: nothing is cut."""
+    from rich.measure import Measurement
+    from rich.padding import Padding
+
+    out = results()
+    for column in table.columns:
+        column.overflow = "fold"  # where rich shares out the width badly
+    if Measurement.get(out, out.options.update(max_width=_ANY_WIDTH), table).minimum <= out.width:
+        out.print(table)
+        return
+    heads = [str(column.header) for column in table.columns]
+    out.print(*filter(None, [table.title, heads[0]]), sep="\n", style="dim")
+    for first, *rest in zip(*(column.cells for column in table.columns), strict=True):
+        out.print(first)
+        named = (f"{head} {cell}".strip() for head, cell in zip(heads[1:], rest, strict=True) if cell)
+        out.print(Padding(", ".join(named), (0, 0, 0, 4), expand=False))
+
+
 def status(text: str) -> None:
     """Print one line for people; a progress bar that is running stays below it."""
     # Soft wrap: a path that is broken in two cannot be copied. No markup: "[1]" may be part of a name.
@@ -68,14 +90,17 @@ def progress(what: str, total: int | None = None, unit: str = "images") -> Itera
         lines.close()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
+    fixed = Column(no_wrap=True)  # the bar gives way to numbers, and on a narrow terminal it makes room for them
+    wide = console().width >= _WIDE
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.description}", markup=False),
+        *([BarColumn()] if wide else []),
+        MofNCompleteColumn(table_column=fixed),
+        *([TextColumn("{task.fields[rate]}")] if wide else []),
+        TimeRemainingColumn(compact=True, table_column=fixed),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console()) as rich:
         yield _Bar(rich, what, total, unit)
@@ -171,4 +196,14 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-__all__ = ["PLAIN_INTERVAL_S", "PlainProgress", "Reporter", "Sparkline", "console", "progress", "status"]
+__all__ = [
+    "PLAIN_INTERVAL_S",
+    "PlainProgress",
+    "Reporter",
+    "Sparkline",
+    "console",
+    "progress",
+    "results",
+    "show",
+    "status",
+]

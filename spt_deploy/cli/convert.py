@@ -10,6 +10,7 @@ import click
 from spt_deploy.cli.console import status
 from spt_deploy.cli.options import FILE, IMAGE_SIZE, json_option
 from spt_deploy.config import MODEL_NAMES, TASKS, Task
+from spt_deploy.wording import counted
 
 if TYPE_CHECKING:
     from spt_deploy.model.swin_weights import FitReport
@@ -50,7 +51,9 @@ def command(
         click.echo(json.dumps(made.to_dict(), indent=2))
         return
     _print_report(made.report)
-    click.echo(f"{made.path}: {made.config.backbone.name}, {task}, {len(made.config.class_names)} classes")
+    click.echo(
+        f"{made.path}: {made.config.backbone.name}, {task}, {counted(len(made.config.class_names), 'class', 'classes')}"
+    )
 
 
 def _print_report(report: FitReport) -> None:

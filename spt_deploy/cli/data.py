@@ -9,6 +9,7 @@ import click
 
 from spt_deploy.cli.console import progress, status
 from spt_deploy.cli.options import FILE, json_option
+from spt_deploy.wording import counted
 
 if TYPE_CHECKING:
     from spt_deploy.workflows.sparse_data import SparseData
@@ -73,10 +74,10 @@ def _print(made: SparseData, as_json: bool) -> None:
         click.echo(json.dumps(made.to_dict(), indent=2))
         return
     if made.broken:
-        status(f"{len(made.broken)} images or objects were left out")
+        status(f"{counted(len(made.broken), 'image or object was', 'images or objects were')} left out")
     for split, count in made.splits.items():
         if made.max_ratio is None:
-            click.echo(f"{split}: {count.kept} images")
+            click.echo(f"{split}: {counted(count.kept, 'image')}")
             continue
         mean = "" if count.mean_ratio is None else f", {100 * count.mean_ratio:.1f} % in the mean"
         click.echo(

@@ -43,7 +43,8 @@ def _print(found: Diagnosis) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from spt_deploy.cli.console import results
+    from spt_deploy.cli.console import results, show
+    from spt_deploy.workflows.doctor import PACKAGE_REMEDY
 
     out = results()
     out.print(f"GPU: {found.gpu or 'none that PyTorch sees'}", markup=False)
@@ -52,4 +53,10 @@ def _print(found: Diagnosis) -> None:
         colour = _COLOURS.get(check.verdict, "dim")
         row = (check.runtime, check.device, check.version or "", f"[{colour}]{check.verdict}[/]", escape(check.detail))
         table.add_row(*row)
-    out.print(table)
+    show(table)
+    packages = Table("package", "version", "", "for")
+    for package in found.packages:
+        there = "[dim]installed[/]" if package.version else "missing"
+        purpose = package.purpose if package.version else f"{package.purpose}; {PACKAGE_REMEDY}"
+        packages.add_row(package.package, package.version or "", there, escape(purpose))
+    show(packages)

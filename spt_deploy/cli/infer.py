@@ -226,9 +226,10 @@ def _human(report: InferReport) -> str:
     frames = f"{done.inferred} frame" if done.inferred == 1 else f"{done.inferred} frames"
     lines = [
         f"{frames} in {done.wall_s:.1f} s: {done.fps:.1f} frames/s with {report.model} "
-        f"({report.runtime} {report.device} {report.precision}, batch {report.batch})",
-        f"slowest stage: {done.limiting_stage}, {share} of the time; {done.hint}",
+        f"({report.runtime} {report.device} {report.precision}, batch {report.batch})"
     ]
+    if done.inferred:  # not where a run that is resumed had nothing left to do
+        lines.append(f"slowest stage: {done.limiting_stage}, {share} of the time; {done.hint}")
     if done.mean_select_ratio is not None:
         lines.append(f"kept {done.mean_select_ratio:.0%} of the tokens in the SPA blocks")
     if done.dropped or done.gaps:

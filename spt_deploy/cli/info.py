@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spt_deploy.cli.options import FILE, IMAGE_SIZE, json_option
+from spt_deploy.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,14 +51,14 @@ def command(artefact: Path | None, ratio: float | None, imgsz: tuple[int, int] |
 
 
 def _print(found: Info) -> None:
-    from spt_deploy.cli.console import results
+    from spt_deploy.cli.console import results, show
 
     out = results()
     for name, value in _facts(found).items():
         out.print(f"[dim]{name:14}[/]", end=" ")
         out.print(value, markup=False, soft_wrap=True)
     out.print()
-    out.print(_work_table(found))
+    show(_work_table(found))
     for work in found.work[1:]:
         out.print(f"{work.what}: {found.swin_macs / work.cost.total.macs:.2f} times less work than Swin", markup=False)
 
@@ -78,7 +79,7 @@ def _facts(found: Info) -> dict[str, str]:
         "file": f"{found.path}, {_KINDS[found.kind]}, {found.size_mb:.1f} MB, {found.facts.precision}",
         "model": f"{backbone.name}, {found.parameters / 1e6:.2f} M parameters",
         "selection": f"stages {stages}, {rule}, packing {backbone.packing}{room}" if stages else "none: a plain Swin",
-        "task": f"{model.task}, {len(names)} classes: {', '.join(names[:_NAMES_SHOWN])}{more}",
+        "task": f"{model.task}, {counted(len(names), 'class', 'classes')}: {', '.join(names[:_NAMES_SHOWN])}{more}",
         "input": f"{_size(preprocessing.size)} pixels, {preprocessing.mode}, "
         f"RGB{' bytes, normalised in the graph' * found.facts.uint8_input}, "
         f"mean {_numbers(preprocessing.mean)}, std {_numbers(preprocessing.std)}",

@@ -14,6 +14,7 @@ from spt_deploy.cli.console import progress, status
 from spt_deploy.cli.options import FILE, IMAGE_SIZE, device_option
 from spt_deploy.config import MODEL_NAMES, TASKS
 from spt_deploy.errors import UsageError
+from spt_deploy.wording import counted
 
 if TYPE_CHECKING:
     from spt_deploy.workflows.train import TrainResult
@@ -125,7 +126,7 @@ def _print_result(result: TrainResult, epochs: int) -> None:
         again = f"spt-deploy train --resume --out {result.out}"
         status(f"go on with: {again}" if result.epochs else "no epoch was finished: there is nothing to go on from")
     if result.broken:
-        status(f"{len(result.broken)} unreadable images were left out")
+        status(f"{counted(len(result.broken), 'unreadable image was', 'unreadable images were')} left out")
     if result.best is None or result.record is None:
         return
     status(f"read this first: {result.out / 'report.md'}")

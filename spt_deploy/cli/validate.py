@@ -11,6 +11,8 @@ import click
 from spt_deploy.cli.options import FILE, json_option, precisions_option
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from spt_deploy.parity.checks import PairReport
     from spt_deploy.workflows.validate import ValidateReport
 
@@ -94,13 +96,14 @@ def command(
 
 
 def _print(report: ValidateReport) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    from spt_deploy.cli.console import results
+    from spt_deploy.cli.console import results, show
 
     out = results()
     for pair in report.pairs:
-        out.print(f"\n[bold]{pair.candidate}[/] against {pair.reference}", soft_wrap=True)
+        out.print(f"\n[bold]{escape(pair.candidate)}[/] against {escape(pair.reference)}", soft_wrap=True)
         table = Table("output", "max abs", "mean abs", "max rel", "NaN/Inf", "own selection: max abs", "")
         for name, found in pair.differences.items():
             free = pair.free_differences.get(name)
@@ -113,9 +116,9 @@ def _print(report: ValidateReport) -> None:
                 f"{free.max_absolute:.1e}" if free else "",
                 _mark(found.passed),
             )
-        out.print(table)
+        show(table)
         if pair.blocks:
-            out.print(_selection_table(pair))
+            show(_selection_table(pair))
         for case in pair.cases:
             if case.verdict != "equal":
                 out.print(f"  {_mark(case.passed)} {case.name}: {case.verdict}", soft_wrap=True)
@@ -124,27 +127,28 @@ def _print(report: ValidateReport) -> None:
             f"{_agreement(pair)}",
             soft_wrap=True,
         )
-    out.print("\n[bold]Batch independence[/]: an image alone, among others, in another order")
+    out.print("\n[bold]Batch independence[/]: an image alone, among others, in another order", soft_wrap=True)
     for check in report.independence:
         worst = max(d.max_absolute for d in check.differences.values())
         promise = "" if check.promised else " (not promised: batch packing)"
-        out.print(f"{_mark(check.passed)} {check.artefact}: max abs {worst:.1e}{promise}", soft_wrap=True)
+        out.print(f"{_mark(check.passed)} {escape(check.artefact)}: max abs {worst:.1e}{promise}", soft_wrap=True)
     if report.metrics:
-        out.print(_metric_table(report))
+        show(_metric_table(report))
 
 
-def _metric_table(report: ValidateReport) -> object:
+def _metric_table(report: ValidateReport) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     names = list(report.metrics[0].values)
     table = Table(f"{report.metrics[0].images} labelled images", *names, "difference", "")
     for metric in report.metrics:
         values = (f"{metric.values[name]:.4f}" for name in names)
-        table.add_row(metric.artefact, *values, f"{metric.difference:+.4f}", _mark(metric.passed))
+        table.add_row(escape(metric.artefact), *values, f"{metric.difference:+.4f}", _mark(metric.passed))
     return table
 
 
-def _selection_table(pair: PairReport) -> object:
+def _selection_table(pair: PairReport) -> Table:
     from rich.table import Table
 
     table = Table("SPA block", "kept", "overlap", "flipped", "max margin", "max score error")

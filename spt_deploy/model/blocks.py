@@ -238,7 +238,9 @@ def best_tokens(logits: Tensor, count: int) -> Tensor:
     Returns:
         B x N bool.
     """
-    lowest = logits.topk(count, dim=1).values[:, -1:]
+    from_below = logits.shape[1] - count + 1  # counted from the nearer end: TensorRT lists no more than 3840
+    listed = logits.topk(min(count, from_below), dim=1, largest=count <= from_below)
+    lowest = listed.values[:, -1:]
     above, equal = logits > lowest, logits == lowest
     left = count - above.sum(1, keepdim=True)
     return above | (equal & (equal.cumsum(1) <= left))

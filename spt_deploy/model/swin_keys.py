@@ -143,10 +143,11 @@ def _anchors(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
 
 
 def _float32(tensor: Tensor, name: str, where: str) -> Tensor:
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.ndim == 0:
+    is_scaled = tensor.element_size() == 1  # float8: times a scale that lies elsewhere, under a name of its writer's
+    if not tensor.is_floating_point() or is_scaled or tensor.layout != torch.strided or tensor.ndim == 0:
         raise ArtefactError(
-            f"{where}: {name} is no dense tensor of floating-point numbers ({tensor.dtype}, {tensor.layout}, shape "
-            f"{tuple(tensor.shape)}); give weights that were not quantised or compressed"
+            f"{where}: {name} is no dense tensor of floating-point numbers of 16 bits or more ({tensor.dtype}, "
+            f"{tensor.layout}, shape {tuple(tensor.shape)}); give weights that were not quantised or compressed"
         )
     return tensor.float()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.errors import InputError, no_folder
-from spt_deploy.images import find_images, read_image
+from spt_deploy.errors import InputError, SourceError, no_folder
+from spt_deploy.images import check_unreadable, find_images, read_image
 from spt_deploy.preprocess import Preprocessing
 
 BATCHES = (1, 2, 5)  # one; the exporter's example; one that no power of two divides
@@ -51,7 +52,13 @@ def generated_cases(size: tuple[int, int], seed: int = 0) -> list[Case]:
     return cases
 
 
-def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: int) -> Iterator[Case]:
+def folder_cases(
+    folder: Path,
+    preprocessing: Preprocessing,
+    limit: int,
+    batch: int,
+    status: Callable[[str], None] = lambda text: None,
+) -> Iterator[Case]:
     """Images of a folder and its subfolders through the real preprocessing, batch by batch.
 
     Args:
@@ -59,11 +66,13 @@ def folder_cases(folder: Path, preprocessing: Preprocessing, limit: int, batch: 
         preprocessing: of the model.
         limit: at most this many images, evenly spread over the folder.
         batch: images a case; the last case may have fewer.
+        status: hears of each image that cannot be read and is left out.
 
     Raises:
-        InputError: when there is no such folder, no image in it, or one cannot be read.
+        InputError: when there is no such folder, no image in it, or more cannot be read than a run would train without
+            (`images.MAX_BROKEN`).
     """
-    yield from image_cases(images_in(folder), preprocessing, limit, batch)
+    yield from image_cases(images_in(folder), preprocessing, limit, batch, status)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -77,14 +86,37 @@ def images_in(folder: Path) -> list[Path]:
     return find_images(folder)
 
 
-def image_cases(files: Sequence[Path], preprocessing: Preprocessing, limit: int, batch: int) -> Iterator[Case]:
+def image_cases(
+    files: Sequence[Path],
+    preprocessing: Preprocessing,
+    limit: int,
+    batch: int,
+    status: Callable[[str], None] = lambda text: None,
+) -> Iterator[Case]:
     """These images, as ``folder_cases`` gives those of a folder.
 
     Raises:
-        InputError: when one cannot be read.
+        InputError: when more cannot be read than a run would train without (`images.MAX_BROKEN`).
     """
     if len(files) > limit:
         files = [files[i * len(files) // limit] for i in range(limit)]
-    for start in range(0, len(files), batch):
-        images = [preprocessing.apply(read_image(file)) for file in files[start : start + batch]]
-        yield Case(f"images {start + 1}-{start + len(images)}", np.stack(images))
+    images, done = _readable(files, status), 0
+    while part := [preprocessing.apply(image) for image in islice(images, batch)]:
+        yield Case(f"images {done + 1}-{done + len(part)}", np.stack(part))
+        done += len(part)
+
+
+def _readable(files: Sequence[Path], status: Callable[[str], None]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Those of the images that can be read, as decoded."""
+    unreadable = 0
+    for file in files:
+        try:
+            image = read_image(file)
+        except SourceError as error:
+            if len(files) == 1:
+                raise
+            unreadable += 1
+            check_unreadable(unreadable, len(files), str(error))
+            status(f"left out: {error}")
+            continue
+        yield image

@@ -12,6 +12,7 @@ from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
 from spt_deploy.runtimes.base import Runner, usable_cores
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+MODEL_SUFFIXES = (*CHECKPOINT_SUFFIXES, ".onnx", ".engine")
 # kind of artefact -> runtimes that take it; see ``choose_runtime`` for which is taken
 RUNTIMES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("torch",),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling, VideoSource
@@ -43,20 +44,13 @@ def is_url(name: str) -> bool:
 def without_password(url: str) -> str:
     """The address as it may be shown and written down; another name stays as it is.
 
-    Raises:
-        SourceError: when it is no address.
+    All between the first colon and the last ``@`` is hidden: a password may hold ``/``, ``?`` and ``#`` as they are.
+    Such an address cannot be opened, and the sentence that says so shall not give it away.
     """
-    if not is_url(url):
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        place = url.rpartition("@")[2]  # without a password
-        raise SourceError(f"{place} is no address: {error}; expected one such as rtsp://host:554/stream") from error
-    if parts.password is None:
-        return url
-    user, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    scheme, colon, rest = url.partition("://")
+    who, at, place = rest.rpartition("@")
+    user, secret, _ = who.partition(":")
+    return f"{scheme}{colon}{user}:***{at}{place}" if colon and secret else url
 
 
 class NetworkStream(LiveSource):
@@ -70,10 +64,18 @@ class NetworkStream(LiveSource):
         url: with one of ``SCHEMES``.
         reconnect: see ``LiveSource``; a file that lies elsewhere is not tried again.
         silence: seconds without a byte until it counts as lost.
+
+    Raises:
+        SourceError: when it is no address.
     """
 
     def __init__(self, url: str, reconnect: float = RECONNECT, silence: float = _SILENCE) -> None:
         super().__init__(without_password(url), reconnect)
+        try:
+            self._host, self._has_user = urlsplit(url).hostname, "@" in urlsplit(url).netloc
+        except ValueError as error:
+            place = url.rpartition("@")[2]  # without a password
+            raise SourceError(f"{place} is no address: {error}; expected one such as rtsp://host:554/stream") from error
         self._url = url
         self._silence = silence
 
@@ -113,7 +115,8 @@ class NetworkStream(LiveSource):
                 try:
                     packet = next(packets, None)
                 except (av.FFmpegError, OSError) as error:
-                    lost = SourceError(self._reason(error, start, self._silence))
+                    remedy = "" if self.live or count else self._remedy(error)
+                    lost = SourceError(self._reason(error, start, self._silence) + remedy)
                     # Those of a live stream are older than the silence that it ended in, and have no time of their own.
                     yield from map(arrival, [] if clock is None else held_back(stream))
                     raise lost from error
@@ -142,11 +145,21 @@ class NetworkStream(LiveSource):
         # FFmpeg's RTSP calls an answer that did not come in time invalid data.
         if isinstance(error, av.error.ExitError) or time.perf_counter() - start >= limit:
             return f"nothing came for {limit:g} s"
-        host = urlsplit(self._url).hostname
-        if host and not _is_known(host):
-            return f"there is no host {host}"
+        if self._host and not _is_known(self._host):
+            is_cut = "@" in self._url and not self._has_user
+            hint = "; in a password write / as %2F, ? as %3F and # as %23" if is_cut else ""
+            return f"there is no host {self._host}{hint}"
         text = getattr(error, "strerror", None) or str(error)
         return text.replace(self._url, self.name)
+
+    def _remedy(self, error: Exception) -> str:
+        # What FFmpeg says when it has come to the index at the end of a file and cannot go back to the frames.
+        if getattr(error, "errno", None) != errno.EIO or not self._url.lower().startswith("http"):
+            return ""
+        return (
+            "; an MP4 whose index lies at its end needs a server that gives parts of it (Range), which Python's "
+            "http.server does not: download it first, or move the index with ffmpeg -movflags +faststart"
+        )
 
 
 def _is_whole(container: InputContainer) -> bool:

@@ -166,7 +166,7 @@ class Outputs:
             self.frames.drop()
         if self._resumes or not self.log.is_empty:  # whatever went wrong: the work of hours is not to be lost
             lines = self.log.rescue()[0]
-            if error:
+            if error and lines.is_file():  # not where somebody has removed the folder
                 go_on = f"go on with the same command and --resume --out {self._folder}"
                 add_note(error, f"the lines in {lines} are whole; {go_on}")
             return

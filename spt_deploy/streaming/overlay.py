@@ -42,6 +42,7 @@ _INK: Colour = (28, 24, 20)
 _PAPER: Colour = (250, 250, 250)
 _HEAT_ALPHA = 0.42  # more hides the picture, less hides the difference of one block
 _TURBO_RANGE = (26, 226)  # of 0 to 255; both ends of this colour map go black, which reads as shadow in a picture
+_LABEL_ROWS = (-1, -2, 0, 1, 2)  # of a label, from the upper side of its frame on, in the order of preference
 _MOST_LINES = 5  # of class labels in the corner
 
 
@@ -120,8 +121,7 @@ class Overlay:
         canvas = image.copy() if selection is None else _heated(image, selection, facts.preprocessing)
         pen = _Pen(canvas)
         if self.boxes:
-            for detection in reversed(prediction.detections or ()):  # the best is drawn last and lies on top
-                pen.box(detection)
+            pen.boxes(prediction.detections or ())
             shown = 1 if facts.model.task == "classify" else _MOST_LINES  # a classifier's others are also-rans
             pen.corner((prediction.classes or ())[:shown])
         if selection is not None:
@@ -190,6 +190,10 @@ def _heat_of(share: npt.NDArray[np.float32]) -> Image:
     return np.asarray(cv2.applyColorMap(levels.astype(np.uint8), cv2.COLORMAP_TURBO), dtype=np.uint8)
 
 
+def _words(answer: Detection | Classification) -> str:
+    return f"{answer.name} {answer.score:.0%}"
+
+
 class _Pen:
     """Draws on one picture, in sizes that suit it."""
 
@@ -206,24 +210,48 @@ class _Pen:
         self._scale = cv2.getFontScaleFromHeight(self._font, self._text, self._stroke)
         self._gap = max(2, round(self._text * 0.45))
 
-    def box(self, detection: Detection) -> None:
-        """A frame and a label, above it where there is room, else inside."""
+    def boxes(self, detections: Sequence[Detection]) -> None:
+        """Frames, and labels over them, the best on top; an object that is answered as two classes has both legible.
+
+        Args:
+            detections: best first.
+        """
+        taken = np.zeros((self._height, self._width), dtype=np.bool_)
+        corners = [self._corner_of_label(detection, taken) for detection in detections]  # the best chooses first
+        for detection in reversed(detections):
+            self._frame(detection)
+        for detection, corner in zip(reversed(detections), reversed(corners), strict=True):
+            self._plate(_words(detection), *corner, colour_of(detection.label))
+
+    def _corner_of_label(self, detection: Detection, taken: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        """Where a label goes: above its frame if there is room, else inside, and where no other one is if it can be.
+
+        Args:
+            detection: that it is of.
+            taken: H x W, where the words of labels are; those of this one are added.
+        """
+        width, height = self._plate_size(_words(detection))
+        x0, y0 = round(detection.box[0]) - self._line // 2, max(0, round(detection.box[1]))
+        rows = [y0 + step * height for step in _LABEL_ROWS]
+        corners = [self._inside(x0, y, width, height) for y in rows if y >= 0]
+        areas = [taken[y : y + height, x : x + width] for x, y in corners]
+        chosen = next((index for index, area in enumerate(areas) if not area.any()), 0)
+        areas[chosen][self._gap : height - self._gap] = True
+        return corners[chosen]
+
+    def _frame(self, detection: Detection) -> None:
         import cv2
 
         x0, y0, x1, y1 = (round(side) for side in detection.box)
-        colour = colour_of(detection.label)
         # A dark line under the coloured one: legible on any ground, the warm end of the heat map among them.
-        for line, ink in ((self._line + 2, _INK), (self._line, colour)):
+        for line, ink in ((self._line + 2, _INK), (self._line, colour_of(detection.label))):
             cv2.rectangle(self._canvas, (x0, y0), (x1, y1), ink, line)  # upright lines: smoothing would blur them
-        text = f"{detection.name} {detection.score:.0%}"
-        _, plate_height = self._plate_size(text)
-        self._plate(text, x0 - self._line // 2, y0 - plate_height if y0 >= plate_height else y0, colour)
 
     def corner(self, classes: Sequence[Classification]) -> None:
         """The classes of the whole picture, one below the other from the upper left."""
         y = self._gap
         for entry in classes:
-            self._plate(f"{entry.name} {entry.score:.0%}", self._gap, y, colour_of(entry.label))
+            self._plate(_words(entry), self._gap, y, colour_of(entry.label))
             y += self._plate_size("X")[1] + max(1, self._gap // 2)
 
     def legend(self, kept: str) -> None:
@@ -250,12 +278,16 @@ class _Pen:
         (width, _), _ = cv2.getTextSize(text, self._font, self._scale, self._stroke)
         return width + 2 * self._gap, self._text + 2 * self._gap
 
+    def _inside(self, x: int, y: int, width: int, height: int) -> tuple[int, int]:
+        """The corner pushed so far that what begins there ends in the picture."""
+        return max(0, min(x, self._width - width)), max(0, min(y, self._height - height))
+
     def _plate(self, text: str, x: int, y: int, colour: Colour) -> None:
         """Text on a plate of ``colour``, pushed into the picture where it would leave it."""
         import cv2
 
         width, height = self._plate_size(text)
-        x, y = max(0, min(x, self._width - width)), max(0, min(y, self._height - height))
+        x, y = self._inside(x, y, width, height)
         cv2.rectangle(self._canvas, (x, y), (x + width - 1, y + height - 1), colour, cv2.FILLED)
         blue, green, red = colour
         light = 0.114 * blue + 0.587 * green + 0.299 * red > 140  # luma: dark ink on light plates

@@ -64,8 +64,13 @@ def below(root: Path, picture: Path) -> Path:
 
 def safe_name(name: str) -> str:
     """``name`` as that of a file anywhere, with underscores for what may not be in one; never empty, never hidden."""
-    plain = _NO_NAME.sub("_", name).encode()[:_LONGEST_NAME].decode(errors="ignore").strip(" .")
-    return plain or "_"
+    return shortened(_NO_NAME.sub("_", name)).strip(" .") or "_"
+
+
+def shortened(name: str) -> str:
+    """``name``, or its beginning where a file system, with what is to follow it, might not take it all."""
+    data = name.encode(errors="surrogateescape")
+    return name if len(data) <= _LONGEST_NAME else data[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _unused(stem: str, taken: dict[str, Path | None]) -> str:

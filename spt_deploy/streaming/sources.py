@@ -12,11 +12,12 @@ from pathlib import Path
 
 from spt_deploy.errors import SourceError, UsageError
 from spt_deploy.images import find_images, is_image_name, read_image
+from spt_deploy.runtimes.registry import MODEL_SUFFIXES
 from spt_deploy.streaming.annotations import ANNOTATED_IMAGES
 from spt_deploy.streaming.crops import CROPS
 from spt_deploy.streaming.frames import Failure, Frame, ImageSource, Sampling, Source
 from spt_deploy.streaming.live import RECONNECT, Camera
-from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url
+from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url, without_password
 from spt_deploy.streaming.resume import BEGUN, PREDICTIONS
 from spt_deploy.streaming.video import VideoFile
 
@@ -86,7 +87,8 @@ def open_sources(
         raw: see `network.StandardInput`.
 
     Raises:
-        SourceError: when a name means nothing that is there, a folder without images, or standard input that is closed.
+        SourceError: when a name means nothing that is there, a folder without images, a model, or standard input that
+            is closed.
         UsageError: when ``reconnect`` is below 0, or standard input is named twice.
     """
     sources: list[Source] = []
@@ -107,6 +109,8 @@ def open_sources(
             sources.append(Camera(str(name), reconnect))
         elif path.exists() and path.suffix.lower() == ".txt":
             sources += _listed(path, reconnect, raw)
+        elif path.exists() and path.suffix in MODEL_SUFFIXES:
+            raise SourceError(f"{path} is a model by its name, and no source; give it with --model {path}")
         elif path.exists():
             sources.append(_file(path))
         elif str(name).isdecimal():
@@ -115,8 +119,9 @@ def open_sources(
             sources += _matches(str(name))
         else:
             raise SourceError(
-                f"there is no file or folder {name}; name an image, a folder, a glob, a video file, a list of such "
-                "(.txt), a camera by its number, an address such as rtsp://, or - for standard input"
+                f"there is no file or folder {without_password(str(name))}; name an image, a folder, a glob, a video "
+                "file, a list of such (.txt), a camera by its number, an address such as rtsp://, or - for standard "
+                "input"
             )
     if sum(isinstance(source, StandardInput) for source in sources) > 1:
         raise UsageError("standard input is named more than once; name - once, for what was read from it is gone")
@@ -184,7 +189,7 @@ def _listed(path: Path, reconnect: float, raw: tuple[int, int] | None) -> list[S
         try:
             sources += open_sources([inside if is_path else name], reconnect, raw)
         except SourceError as error:
-            raise SourceError(f"{path} names {name!r}: {error}") from error
+            raise SourceError(f"{path} names {without_password(name)!r}: {error}") from error
     together()
     return sources
 

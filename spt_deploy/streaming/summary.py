@@ -19,7 +19,7 @@ STAGES = (DECODE, PREPROCESS, MODEL, POSTPROCESS, DRAW, ENCODE, WRITE)
 
 # By the stage that sets the pace.
 _HINTS = {
-    DECODE: "a smaller or less compressed video, or --stride, would help",
+    DECODE: "smaller or less compressed frames, or --stride, would help",
     PREPROCESS: "frames nearer to the model's input size would help",
     MODEL: "another --runtime, a larger --batch, or an engine (spt-deploy build-engine) may help",
     POSTPROCESS: "a higher --conf would help",

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spt_deploy.config import Task
+from spt_deploy.datasets.scene import Image, Scene
 from spt_deploy.preprocess import IMAGENET_MEAN
-from spt_deploy.training.scene import Image, Scene
 
 BRIGHTNESS = 0.15
 CONTRAST = 0.15

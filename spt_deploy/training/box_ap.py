@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError, RuntimeMissingError
-from spt_deploy.training.objects import Objects
 
 _UNDEFINED = -1.0  # COCO's way of saying that there is no ground truth of a kind
 

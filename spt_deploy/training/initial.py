@@ -8,6 +8,7 @@ from spt_deploy.errors import ArtefactError
 from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.model.swin_weights import fit_swin_weights, read_swin_weights
+from spt_deploy.wording import counted
 
 _NAMES_SHOWN = 4
 _CLASS_LAYERS = ("head.fc.", "head.class_conv.")  # an output for each class; what else a head has serves any
@@ -37,8 +38,13 @@ def load_initial(model: SptModel, path: Path) -> list[str]:
     notes = [f"starting from {path}: {len(fitting)} of {total} weights taken ({report.scheme} names)"]
     fresh = [name for name in model.state_dict() if name not in fitting]
     if any(name.startswith("head.") for name in fresh):
-        was = "other classes" if classes is None else f"{len(classes)} classes ({_listed(classes)})"
-        notes.append(f"the head starts fresh for {len(model.config.class_names)} classes; the file has {was}")
+        was = (
+            "other classes" if classes is None else f"{counted(len(classes), 'class', 'classes')} ({_listed(classes)})"
+        )
+        notes.append(
+            f"the head starts fresh for {counted(len(model.config.class_names), 'class', 'classes')}; "
+            f"the file has {was}"
+        )
     if any(".gate." in name for name in fresh):
         notes.append("the gates start fresh: the file has none")
     rest = [name for name in fresh if not name.startswith("head.") and ".gate." not in name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from spt_deploy.errors import InputError
-from spt_deploy.training.dataset import Broken, Key, Sample, Samples
+from spt_deploy.datasets.dataset import Broken
+from spt_deploy.images import check_unreadable
+from spt_deploy.training.samples import Key, Sample, Samples
 
 _PER_IMAGE = ("boxes", "box_labels", "crowd")  # tensors of another length in every image
 
@@ -222,11 +222,7 @@ class Loader:
             return
         self.broken[broken.path] = broken
         self._on_broken(broken)
-        if len(self.broken) > math.ceil(self._max_broken * self.images):  # a small set may lack one too
-            raise InputError(
-                f"{len(self.broken)} of {self.images} images cannot be read, more than the {self._max_broken:.0%} that "
-                f"may be left out; the last one: {broken.reason}"
-            )
+        check_unreadable(len(self.broken), self.images, broken.reason, self._max_broken)
 
 
 def _start_worker(worker: int) -> None:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spt_deploy.datasets.dataset import Record
 from spt_deploy.errors import InputError
 from spt_deploy.model.network import ModelOutput
 from spt_deploy.postprocess import OUTPUTS_OF_TASK, detections_kept
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.box_ap import BoxAp, FoundObjects, ScoredImage, box_average_precision, require_faster_coco_eval
-from spt_deploy.training.dataset import Record
 from spt_deploy.training.label_ap import class_average_precision
 from spt_deploy.training.loader import Batch
 
@@ -89,22 +89,29 @@ class TopAccuracy(Meter):
     outputs = OUTPUTS_OF_TASK["classify"]
 
     def __init__(self) -> None:
-        self._counts = np.zeros(3, dtype=np.int64)  # images, right at first, right among five
+        # By class: images, right at first, right among five. One row until the number of classes is known.
+        self._counts = np.zeros((1, 3), dtype=np.int64)
 
     def add(self, arrays: Mapping[str, npt.NDArray[Any]], batch: Batch) -> None:
         logits = torch.from_numpy(np.asarray(arrays["logits"]))
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels.cpu()[:, None]
-        self._counts += (len(logits), int(best[:, 0].sum()), int(best.any(1).sum()))
+        labels = batch.labels.cpu().numpy()
+        right = logits.topk(min(5, logits.shape[1]), dim=1).indices.numpy() == labels[:, None]
+        counted = (labels, labels[right[:, 0]], labels[right.any(1)])
+        counts = np.stack([np.bincount(each, minlength=logits.shape[1]) for each in counted], axis=1)
+        self._counts = self._counts + counts
 
     def result(self) -> dict[str, float]:
-        images, top1, top5 = self._counts.tolist()
+        images, top1, top5 = self._counts.sum(0).tolist()
         return {"top1": top1 / images, "top5": top5 / images} if images else {}
+
+    def per_class(self) -> dict[int, float]:
+        return {label: right / images for label, (images, right, _) in enumerate(self._counts.tolist()) if images}
 
     def state(self) -> npt.NDArray[np.int64]:
         return self._counts
 
     def merge(self, state: npt.NDArray[np.int64]) -> None:
-        self._counts += state
+        self._counts = self._counts + state
 
 
 class LabelPrecision(Meter):

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from spt_deploy.datasets.scene import Scene, resize_mask
 from spt_deploy.training.augment import OUTSIDE_BGR, Crop, crop
-from spt_deploy.training.scene import Scene, resize_mask
 
 IMAGES = 4
 CENTRE = (0.3, 0.7)  # where the four meet, as shares of the sides

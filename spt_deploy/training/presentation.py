@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from spt_deploy.atomic import write_text
+from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.training.curves import draw_curves
-from spt_deploy.training.dataset import DataSet, Record
 from spt_deploy.training.loop import Trainer
 from spt_deploy.training.report import Reports
 from spt_deploy.training.run_folder import Progress, RunFolder
 from spt_deploy.training.run_report import RunFacts, chance_level, describe_device, report_text
-from spt_deploy.training.samples import write_samples
+from spt_deploy.training.sample_pictures import write_samples
 
 INTERVAL_S = 60.0  # between two presentations of a run that goes on: drawing takes a second or two
 

@@ -31,10 +31,12 @@ class Progress:
     Attributes:
         history: a record an epoch, as in ``metrics.jsonl``.
         best: the record of the best epoch so far; None before the first.
+        data: ``DataSet.identity`` of what it learns from.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -106,6 +108,7 @@ class RunFolder:
             "config": trainer.config.to_dict(),
             "history": progress.history,
             "best": progress.best,
+            "data": progress.data,
             "step": trainer.step,
             # The checkpoint's own weights are those that were measured; these are the ones that learn.
             "weights": None if trainer.average is None else trainer.model.state_dict(),

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from spt_deploy.config import ModelConfig
+from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.model.complexity import PARTS, Complexity, complexity, kept_tokens
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import DataSet, Record
 from spt_deploy.version import __version__
+from spt_deploy.wording import counted
 
 _FULL = 0.995  # of the tokens: a selection that drops nothing
 _LOW_RECALL = 0.9  # below this, objects lose tokens that attention should have seen
@@ -123,6 +124,9 @@ def _warning_sentences(facts: RunFacts) -> Iterator[str]:
         yield f"The run stopped after {done} of {config.epochs} epochs; see below how to go on with it."
     if facts.chance is not None and val[facts.metric] <= facts.chance:
         yield f"This is no better than never looking ({_percent(facts.chance)}): train longer, or with another --lr."
+    if facts.data.in_both:
+        images = counted(facts.data.in_both, "validation image is", "validation images are")
+        yield f"{images} in the training split, too: these metrics do not tell what the model makes of others."
     if config.select_from_labels and ratios:
         yield (
             "Labels took the place of the selection (--select-from-labels), in these numbers, too. A deployed model "
@@ -131,7 +135,8 @@ def _warning_sentences(facts: RunFacts) -> Iterator[str]:
     elif ratios:
         yield from _selection_warnings(facts, ratios)
     if facts.broken:
-        yield f"{facts.broken} unreadable images or annotations were left out; the run named each."
+        what = counted(facts.broken, "unreadable image or annotation was", "unreadable images or annotations were")
+        yield f"{what} left out; the run said why."
     if done == config.epochs and facts.best["epoch"] == done > 1:
         yield "The last epoch was the best: more epochs may give more."
 
@@ -153,8 +158,9 @@ def _selection_warnings(facts: RunFacts, ratios: dict[str, float]) -> Iterator[s
     lost = {block: recall for block, recall in val["gate_recall"].items() if recall < _LOW_RECALL}
     if lost:
         worst = min(lost, key=lambda block: lost[block])
+        drop = "drops" if len(lost) == 1 else "drop"
         yield (
-            f"{len(lost)} of {len(ratios)} blocks drop tokens that lie in objects (block {worst} keeps only "
+            f"{len(lost)} of {len(ratios)} blocks {drop} tokens that lie in objects (block {worst} keeps only "
             f"{_percent(lost[worst])} of them): train longer, or lower --threshold (it was {facts.config.threshold:g})."
         )
     objects = _object_ratio_of_blocks(facts)
@@ -196,7 +202,7 @@ def _counts(records: Sequence[Record], names: Sequence[str], of: str) -> Counter
     """By class, the ``objects`` that are to be found, or the ``images`` that have it."""
     counts: Counter[str] = Counter()
     for record in records:
-        found = record.labels or ()
+        found = (record.labels or ()) if record.label is None else (record.label,)
         if of == "objects":
             found = () if record.objects is None else record.objects.labels[~record.objects.crowd].tolist()
         counts.update(names[label] for label in found)
@@ -268,9 +274,10 @@ def _settings(facts: RunFacts) -> Iterator[str]:
     seconds = sum(record.get("seconds", 0.0) for record in facts.history)
     speed = facts.history[-1]["train"]["images_per_second"]
     step = config.batch * config.accumulate * facts.processes
+    classes = counted(len(data.class_names), "class", "classes")
     rows = [
-        ["data", f"{len(data.train)} training and {len(data.val)} validation images, {len(data.class_names)} classes"],
-        ["input", f"{config.imgsz[0]} x {config.imgsz[1]} pixels, {step} images a step"],
+        ["data", f"{len(data.train)} training and {counted(len(data.val), 'validation image')}, {classes}"],
+        ["input", f"{config.imgsz[0]} x {config.imgsz[1]} pixels, {counted(step, 'image')} a step"],
         ["start", "random weights" if config.init is None else f"`{config.init}`"],
         ["time", f"{_duration(seconds)}, {speed:.0f} images/s in the last epoch"],
         ["on", facts.device + (f", {facts.processes} processes" if facts.processes > 1 else "")],
@@ -289,7 +296,7 @@ def describe_device(device: torch.device) -> str:
     """What computes, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"CPU ({platform.machine()}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 def _object_ratio_of_blocks(facts: RunFacts) -> dict[str, float]:
@@ -302,8 +309,7 @@ def _truth(record: Record, data: DataSet) -> str:
     if record.label is not None:
         return data.class_names[record.label]
     if record.objects is not None:
-        count = len(record.objects)
-        return "1 object" if count == 1 else f"{count} objects"
+        return counted(len(record.objects), "object")
     return ", ".join(data.class_names[label] for label in record.labels or ())
 
 

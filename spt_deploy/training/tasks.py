@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spt_deploy.config import Task as TaskName
+from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.errors import InputError, UsageError
 from spt_deploy.model.heads import DetectHead, DetectMaps
 from spt_deploy.model.network import ModelOutput, SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import DataSet, Record
 from spt_deploy.training.detection_loss import detection_loss
 from spt_deploy.training.loader import Batch
 from spt_deploy.training.meters import BoxPrecision, LabelPrecision, Meter, NoMeter, TopAccuracy
@@ -64,6 +64,14 @@ class Classify(Task):
     """One class an image: softmax cross-entropy, top-1 and top-5 accuracy."""
 
     metric = "top1"
+
+    def __init__(self, config: TrainConfig, data: DataSet) -> None:
+        super().__init__(config, data)
+        if len(data.class_names) == 1:  # as train/images/ of other formats is taken for
+            raise InputError(
+                f"the only class is {data.class_names[0]}, and a classifier tells classes apart; expected the folders "
+                "train/CLASS/ and val/CLASS/ of two or more"
+            )
 
     def loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         logits = output.task["logits"].float()
@@ -128,7 +136,7 @@ def make_task(config: TrainConfig, data: DataSet) -> Task:
     """The task of a run on ``data``.
 
     Raises:
-        InputError: when no image of a split has what the task is about; better said before the first epoch than after.
+        InputError: when there is nothing to learn or to measure; better said before the first epoch than after.
     """
     return TASKS[config.task](config, data)
 

@@ -29,6 +29,8 @@ _ABOUT: dict[Kind, _KindOfFile] = {
     "onnx": _KindOfFile("an", "ONNX file", (".onnx",), "spt-deploy export"),
     "checkpoint": _KindOfFile("a", "checkpoint", (".pt", ".safetensors"), "spt-deploy train or spt-deploy convert"),
 }
+_KIND_OF_SUFFIX = {suffix: kind for kind, about in _ABOUT.items() for suffix in about.suffixes}
+_KIND_OF_SUFFIX[".pth"] = "checkpoint"  # as others call their weights; none of our commands writes it
 
 
 class Found(NamedTuple):
@@ -83,11 +85,17 @@ def find_artefact(given: Path | None, kinds: Sequence[Kind] = KINDS) -> Found:
         kinds: what the command can use, best first.
 
     Raises:
-        InputError: when ``given`` does not exist, or nothing of these kinds is found.
+        InputError: when ``given`` does not exist or is of another kind, or nothing of these kinds is found.
     """
     if given is not None and not given.exists():
         raise InputError(f"there is no file {given}; name {_any_of(kinds)} that exists")
     if given is not None and not given.is_dir():
+        kind = _KIND_OF_SUFFIX.get(given.suffix)
+        if kind is not None and kind not in kinds:
+            raise InputError(
+                f"{given} is {_any_of([kind])} by its name, and {_any_of(kinds)} is wanted; name one, or make it with "
+                f"{_ABOUT[kinds[-1]].made_by}"
+            )
         return Found(given, "")
     places = f"in {given}" if given else f"here or under {RUNS}/"
     files = list(given.rglob("*") if given else _here())
@@ -99,7 +107,7 @@ def find_artefact(given: Path | None, kinds: Sequence[Kind] = KINDS) -> Found:
             return Found(newest, f"taking {newest}: the newest {_ABOUT[kind].name} {places}{missing}")
     looked_for = ", ".join(f"*{suffix}" for kind in kinds for suffix in _ABOUT[kind].suffixes)
     raise InputError(
-        f"no model was named and none was found {places} (looked for {looked_for}); "
+        f"{'no model' if given else 'no model was named and none'} was found {places} (looked for {looked_for}); "
         f"name {_any_of(kinds)}, or make one with {_ABOUT[kinds[-1]].made_by}"
     )
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ def bench(
     turns = {size: Turns(size * at_once) for size in batches}
     inputs: dict[int, Inputs] = {}  # by batch size: those of a folder go on where the last repeat ended
     contenders: dict[int, list[Contender]] = {}
+    left_out = cache(status)  # each image is named once, whatever the batch sizes
     for number in range(repeats):
         contenders.clear()  # before the next are opened
         share = rounds // repeats + (number < rounds % repeats)
@@ -170,7 +171,7 @@ def bench(
                     for runner in runners:
                         runner.expect(batch)
                     if batch not in inputs:
-                        inputs[batch] = inputs_for(runners, batch, data)
+                        inputs[batch] = inputs_for(runners, batch, data, left_out)
                     contenders[batch] = contenders_of(runners, inputs[batch], ratios)
                 status(f"batch {batch}: {_counted(len(contenders[batch]), 'contender')}, {said}")
                 runs = {each.name: each.together(at_once, pool) for each in contenders[batch]}

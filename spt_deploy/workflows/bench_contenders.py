@@ -70,7 +70,9 @@ def peers(contenders: Sequence[Contender]) -> dict[str, str]:
     return {each.name: first.setdefault(each.group, each.name) for each in contenders}
 
 
-def inputs_for(runners: Sequence[Runner], batch: int, data: Path | None) -> Inputs:
+def inputs_for(
+    runners: Sequence[Runner], batch: int, data: Path | None, status: Callable[[str], None] = lambda text: None
+) -> Inputs:
     """What all of these run on: the images of a folder, or noise if there is none.
 
     Raises:
@@ -81,7 +83,7 @@ def inputs_for(runners: Sequence[Runner], batch: int, data: Path | None) -> Inpu
         return random_inputs(batch, size)
     if len({runner.facts.preprocessing for runner in runners}) > 1:
         raise InputError("the artefacts prepare images differently, so that --data cannot give all of them the same")
-    return folder_inputs(data, runners[0].facts.preprocessing, batch)
+    return folder_inputs(data, runners[0].facts.preprocessing, batch, status)
 
 
 def contenders_of(runners: Sequence[Runner], inputs: Inputs, ratios: Sequence[float]) -> list[Contender]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,15 @@ def random_inputs(batch: int, size: tuple[int, int]) -> Inputs:
     return Inputs([np.random.default_rng(0).standard_normal((batch, 3, *size), dtype=np.float32)])
 
 
-def folder_inputs(folder: Path, preprocessing: Preprocessing, batch: int) -> Inputs:
+def folder_inputs(
+    folder: Path, preprocessing: Preprocessing, batch: int, status: Callable[[str], None] = lambda text: None
+) -> Inputs:
     """Full batches of the images of a folder, evenly chosen where there are many.
 
     Raises:
-        InputError: when there is no such folder, one of its images cannot be read, or they do not fill a batch.
+        InputError: see ``folder_cases``; also when the images do not fill a batch.
     """
-    cases = folder_cases(folder, preprocessing, max(_MOST_IMAGES, batch), batch)
+    cases = folder_cases(folder, preprocessing, max(_MOST_IMAGES, batch), batch, status)
     batches = [case.images for case in cases if len(case.images) == batch]
     if not batches:
         raise InputError(f"{folder} holds fewer than {batch} images; give a --batch that it can fill")

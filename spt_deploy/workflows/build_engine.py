@@ -125,12 +125,12 @@ def build_engine(
             "spt-deploy export writes without --int8"
         )
     target = choose_target(runtime, arch, before, source)
-    if (
-        target.library.name == "tensorrt-rtx"
-        and target.capability == "sm_75"
-        and (precision or before.precision) == "fp32"
-    ):
-        raise UsageError("TensorRT-RTX has no float32 matrix products for sm_75; add --fp16")
+    if target.library.name == "tensorrt-rtx" and target.capability == "sm_75":
+        computes_in = precision or before.precision
+        if computes_in == "fp32":
+            raise UsageError("TensorRT-RTX has no float32 matrix products for sm_75; add --fp16")
+        if computes_in == "bf16":
+            raise UsageError("GPUs of sm_75 have no bfloat16; build the float32 file with --fp16")
     if target.library.name == "tensorrt-rtx" and (version_compatible or hardware_compatible):
         raise UsageError(
             "version-compatible and hardware-compatible are TensorRT's; TensorRT-RTX compiles an engine for the "

@@ -51,7 +51,7 @@ def needed_capacity(
         status: hears what is being done.
 
     Raises:
-        InputError: when there is no such folder, no image in it, or one cannot be read.
+        InputError: see ``folder_cases``.
     """
     facts = checkpoint.facts
     names = facts.model.backbone.spa_blocks
@@ -61,7 +61,7 @@ def needed_capacity(
     model = checkpoint.build()
     counts: list[npt.NDArray[np.int64]] = []
     with torch.inference_mode():
-        for case in folder_cases(data, facts.preprocessing, LIMIT, BATCH):
+        for case in folder_cases(data, facts.preprocessing, LIMIT, BATCH, status):
             kept = model.backbone(torch.from_numpy(case.images)).kept
             tokens = [mask[0].numel() for mask in kept]
             counts.append(np.stack([mask.flatten(1).sum(1).numpy() for mask in kept], axis=1))

@@ -38,6 +38,14 @@ _DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "tensorrt": (("tensorrt",), "pip install 'spt-deploy[gpu]', on a machine with an NVIDIA GPU"),
     "tensorrt-rtx": (("tensorrt-rtx",), "pip install 'spt-deploy[rtx]'"),
 }
+# what training and its metrics load where they need it (the extra train) -> its module, and what it is for
+_PACKAGES = {
+    "faster-coco-eval": ("faster_coco_eval", "average precision of detectors: train, validate --labels, export --int8"),
+    "matplotlib": ("matplotlib", "curves.png of a training run"),
+    "pillow": ("PIL", "reading the sizes of YOLO's images without decoding them"),
+    "pyyaml": ("yaml", "reading data.yaml of YOLO's data sets"),
+}
+PACKAGE_REMEDY = "pip install 'spt-deploy[train]'"
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,33 @@ class RuntimeCheck:
 
 
 @dataclass(frozen=True)
+class PackageCheck:
+    """A package that some commands need.
+
+    Attributes:
+        package: as pip calls it.
+        version: of what is installed; None where nothing is.
+        purpose: what needs it.
+    """
+
+    package: str
+    version: str | None
+    purpose: str
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What doctor found.
 
     Attributes:
         gpu: name of the first CUDA device that PyTorch sees; None without one.
         checks: every runtime on every device.
+        packages: those of the extra ``train``.
     """
 
     gpu: str | None
     checks: tuple[RuntimeCheck, ...]
+    packages: tuple[PackageCheck, ...] = ()
 
     @property
     def can_infer(self) -> bool:
@@ -86,7 +111,8 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
         checks = [asdict(check) for check in self.checks]
-        return {"gpu": self.gpu, "can_infer": self.can_infer, "is_sound": self.is_sound, "checks": checks}
+        found = {"gpu": self.gpu, "can_infer": self.can_infer, "is_sound": self.is_sound, "checks": checks}
+        return found | {"packages": [asdict(package) for package in self.packages]}
 
 
 def doctor(status: Callable[[str], None] = lambda text: None) -> Diagnosis:
@@ -112,7 +138,8 @@ def doctor(status: Callable[[str], None] = lambda text: None) -> Diagnosis:
         for engine_runtime in ENGINE_RUNTIMES:
             status(f"trying {engine_runtime}")
             checks.append(_check_engine(engine_runtime, checkpoint, images, expected))
-    return Diagnosis(gpu, tuple(checks))
+    packages = (PackageCheck(name, _version(module, (name,)), purpose) for name, (module, purpose) in _PACKAGES.items())
+    return Diagnosis(gpu, tuple(checks), tuple(packages))
 
 
 def _model() -> SptModel:

@@ -86,20 +86,20 @@ def choose_target(runtime: str, arch: str | None, facts: ModelFacts, source: Pat
 
 
 def _check_selection(facts: ModelFacts, source: Path) -> None:
-    """Raise a UsageError where static packing counts further than TensorRT does, from the nearer end of the scores."""
+    """Raise a UsageError where a selection counts further than TensorRT does, from the nearer end of the scores."""
     backbone = facts.model.backbone
-    if str(backbone.packing) != "static":
-        return
     for stage in backbone.spa_stages:
         height, width = stage_sizes(facts.preprocessing.size)[stage - 1]
         tokens, length = height * width, backbone.window**2
-        slots = min(tokens, backbone.static_slots(tokens))
-        if min(slots, tokens - slots + 1) > _MOST_OF_TOPK:
-            fitting = math.floor(100 * (_MOST_OF_TOPK // length * length) / tokens) / 100
-            raise UsageError(
-                f"{source} selects the best {slots} of the {tokens} tokens of stage {stage}, and TensorRT lists no "
-                f"more than {_MOST_OF_TOPK}; export it with --capacity {fitting:g} or less, or at a smaller --imgsz"
-            )
+        fitting = math.floor(100 * (_MOST_OF_TOPK // length * length) / tokens) / 100
+        ranked = backbone.best_count(tokens) if backbone.selector == "topk" else tokens
+        slots = min(tokens, backbone.static_slots(tokens)) if str(backbone.packing) == "static" else tokens
+        for kept, remedy in ((ranked, ""), (slots, f"with --capacity {fitting:g} or less, or ")):
+            if min(kept, tokens - kept + 1) > _MOST_OF_TOPK:
+                raise UsageError(
+                    f"{source} selects the best {kept} of the {tokens} tokens of stage {stage}, and TensorRT lists no "
+                    f"more than {_MOST_OF_TOPK}; export it {remedy}at a smaller --imgsz"
+                )
 
 
 def _named(runtime: str, facts: ModelFacts, gpu: Gpu | None) -> EngineRuntime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,12 +14,13 @@ import onnx
 from spt_deploy.atomic import atomic_path
 from spt_deploy.config import PACKINGS, Packing
 from spt_deploy.digest import sha256_of
-from spt_deploy.errors import ResultError, UsageError
+from spt_deploy.errors import ResultError, RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import Case, generated_cases
 from spt_deploy.parity.tolerances import MAX_DROP
 from spt_deploy.runtimes.onnx_file import load_onnx
+from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import check_name, find_artefact
 from spt_deploy.workflows.capacity import CapacityNeed, needed_capacity
@@ -123,6 +123,7 @@ def export(
         ResultError: when the exported file does not say what the checkpoint says, or int8 loses too much.
         OutputError: when the file cannot be written.
         UsageError: when an argument is out of range, or the model has no threshold that could be an input.
+        RuntimeMissingError: when int8 is wanted and ONNX Runtime, which the scales are measured in, is not installed.
     """
     if packing not in PACKINGS:
         raise UsageError(f"packing is {packing!r}; known are {', '.join(PACKINGS)}")
@@ -136,6 +137,8 @@ def export(
         raise UsageError("labels and max-drop are about the accuracy of int8; add --int8, or leave them out")
     if max_drop is not None:
         check_max_drop(max_drop)
+    if int8 and not is_installed("onnxruntime"):
+        raise RuntimeMissingError("int8 takes its scales in ONNX Runtime, which is missing: pip install onnxruntime")
     if output is not None:
         check_name(output, "onnx")
     source, why = find_artefact(checkpoint, ("checkpoint",))
@@ -206,7 +209,7 @@ def export(
 
 
 def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[str], None]) -> PairReport | None:
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not is_installed("onnxruntime"):
         status("the file is not compared with the checkpoint: onnxruntime is not installed (pip install onnxruntime)")
         return None
     from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from spt_deploy.errors import ResultError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.image_input import Images
 from spt_deploy.parity.checks import PairReport, compare_runners
-from spt_deploy.parity.inputs import Case, folder_cases, generated_cases
+from spt_deploy.parity.inputs import Case, generated_cases, image_cases, images_in
 from spt_deploy.runtimes.onnx_file import facts_of
 from spt_export.precision import Precision, Rewritten, to_mixed_precision
 from spt_export.rounding import rounded_in_float32
@@ -112,7 +113,18 @@ def write_mixed(
     facts = facts_of(model, str(source))
     if facts.precision != "fp32":
         raise UsageError(f"{source} is in {facts.precision} already; give the file that spt-deploy export wrote")
-    out_of_range, calibrated = _calibrate(model, facts, data, precision, status)
+    files = [] if data is None else images_in(data)
+    if labels is not None:  # like the folder of images, it is refused before the proof, which takes a while
+        from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
+
+        labelled = read_labelled(labels, None, facts.model)
+    left_out = cache(status)  # each image is named once, however often it is run
+    users = partial(image_cases, files, facts.preprocessing, CALIBRATION_IMAGES, BATCH, left_out)
+    out_of_range: list[str] = []
+    calibrated = 0
+    if files and precision == "fp16":  # bfloat16 has float32's range
+        status(f"looking for layers that leave fp16's range on {data}")
+        out_of_range, calibrated = _calibrate(model, facts, users(), status)
     rewritten = to_mixed_precision(model, precision, keep_fp32, out_of_range)
     status(f"comparing {precision} with float32 in ONNX Runtime")
     report_path = output.with_suffix(".json")
@@ -122,8 +134,11 @@ def write_mixed(
         onnx.save(rounded_in_float32(rewritten), rounded)
         with OnnxRuntimeRunner(source, "cpu") as ours:
             with OnnxRuntimeRunner(rounded, "cpu") as theirs:
-                parity = compare_runners(ours, theirs, _cases(facts, data))
-                metrics = _metrics(ours, theirs, labels, facts, status)
+                parity = compare_runners(ours, theirs, chain(_generated(facts), users()))
+                metrics: list[MetricReport] = []
+                if labels is not None:
+                    status(f"measuring both on the validation images of {labels}")
+                    metrics = compare_metrics([ours, theirs], labelled, BATCH, status=left_out)
             file_parity = None
             if precision == "fp16":
                 with OnnxRuntimeRunner(temporary, "cpu") as itself:
@@ -144,30 +159,22 @@ def write_mixed(
     return report
 
 
-def _cases(facts: ModelFacts, data: Path | None) -> Iterator[Case]:
-    users = iter(()) if data is None else folder_cases(data, facts.preprocessing, CALIBRATION_IMAGES, BATCH)
-    return chain(_generated(facts), users)
-
-
 def _generated(facts: ModelFacts) -> list[Case]:
     """The smaller ones: batch sizes are not in question here, and an engine is wanted within a minute."""
     return [case for case in generated_cases(facts.preprocessing.size) if len(case.images) in (1, 3)]
 
 
 def _calibrate(
-    model: onnx.ModelProto, facts: ModelFacts, data: Path | None, precision: Precision, status: Callable[[str], None]
+    model: onnx.ModelProto, facts: ModelFacts, cases: Iterator[Case], status: Callable[[str], None]
 ) -> tuple[list[str], int]:
     """Names of the layers that leave fp16's range on the images, and how many images there were."""
-    if data is None or precision != "fp16":  # bfloat16 has float32's range
-        return [], 0
     from spt_export.calibration import largest_magnitudes, out_of_range
 
-    status(f"looking for layers that leave fp16's range on {data}")
     seen = 0
 
     def batches() -> Iterator[Images]:
         nonlocal seen
-        for case in folder_cases(data, facts.preprocessing, CALIBRATION_IMAGES, BATCH):
+        for case in cases:
             seen += len(case.images)
             yield facts.image_input.of(case.images)
 
@@ -176,17 +183,6 @@ def _calibrate(
     if found:
         status(f"{len(found)} layers stay in float32: {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}")
     return found, seen
-
-
-def _metrics(
-    ours: Any, theirs: Any, labels: Path | None, facts: ModelFacts, status: Callable[[str], None]
-) -> list[MetricReport]:
-    if labels is None:
-        return []
-    from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
-
-    status(f"measuring both on the validation images of {labels}")
-    return compare_metrics([ours, theirs], read_labelled(labels, None, facts.model), BATCH, status=status)
 
 
 def _shortfall(report: PrecisionReport, source: Path, data: Path | None) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from spt_export.exporter import SelectionOutputs
 from spt_export.int8 import to_int8, without_outputs
 
 if TYPE_CHECKING:
-    from spt_deploy.training.dataset import DataSet
+    from spt_deploy.datasets.dataset import DataSet
     from spt_deploy.workflows.task_metric import MetricReport
 
 IMAGES = 64  # for the scales, and as many others to compare answers on: more do not move the scales any more
@@ -181,7 +182,7 @@ def write_int8(
 
     Raises:
         UsageError: when ``max_drop`` is out of range.
-        InputError: when an image cannot be read.
+        InputError: when more images cannot be read than a run would train without.
         ResultError: when the metric drops by more or, without labels, too few answers are the same; nothing is written.
         RuntimeMissingError: when ONNX Runtime, which the scales are measured in, is not installed.
         OutputError: when the file cannot be written.
@@ -191,11 +192,12 @@ def write_int8(
     check_max_drop(max_drop)
     model = inlined(load_onnx(source))
     facts = facts_of(model, str(source))
+    left_out = cache(status)  # an image that is compared on and measured on is named once
     if data.why_unlabelled:
         status(f"the labels of {data.folder} cannot be used: {data.why_unlabelled}")
     status(f"taking the scales from {min(len(data.for_scales), IMAGES)} images of {data.folder}")
     threshold = facts.model.backbone.threshold if facts.runtime_threshold else None
-    quantized = to_int8(model, _batches(data.for_scales, facts), threshold=threshold)
+    quantized = to_int8(model, _batches(data.for_scales, facts, left_out), threshold=threshold)
     metrics: list[MetricReport] = []
     with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
         tried = Path(folder) / output.name
@@ -203,10 +205,10 @@ def write_int8(
         with _runner(source) as ours, _runner(tried) as theirs:
             runtime = ours.runtime
             status(f"comparing int8 with float32 in {runtime}")
-            compared, agreed, differing = _compare(ours, theirs, data.to_compare)
+            compared, agreed, differing = _compare(ours, theirs, data.to_compare, left_out)
             if data.labelled is not None:
                 status(f"measuring both on the {len(data.labelled.val)} validation images of {data.labels}")
-                metrics = compare_metrics([ours, theirs], data.labelled, BATCH, max_drop, status)
+                metrics = compare_metrics([ours, theirs], data.labelled, BATCH, max_drop, left_out)
     report = QuantizeReport(
         runtime=runtime,
         calibrated=quantized.images,
@@ -248,7 +250,7 @@ def _runner(path: Path) -> Runner:
 
 def _is_data_set(folder: Path) -> bool:
     """Whether a folder of images is of a known format, or looks like several."""
-    from spt_deploy.training.formats import find_format
+    from spt_deploy.datasets.formats import find_format
 
     try:
         find_format(folder)
@@ -264,18 +266,20 @@ def _spread(files: list[Path], count: int) -> list[Path]:
     return files if len(files) <= count else [files[i * len(files) // count] for i in range(count)]
 
 
-def _batches(files: Sequence[Path], facts: ModelFacts) -> Iterator[Images]:
-    for case in image_cases(files, facts.preprocessing, IMAGES, BATCH):
+def _batches(files: Sequence[Path], facts: ModelFacts, status: Callable[[str], None]) -> Iterator[Images]:
+    for case in image_cases(files, facts.preprocessing, IMAGES, BATCH, status):
         yield facts.image_input.of(case.images)
 
 
-def _compare(ours: Runner, theirs: Runner, files: Sequence[Path]) -> tuple[int, Agreement, dict[str, float]]:
+def _compare(
+    ours: Runner, theirs: Runner, files: Sequence[Path], status: Callable[[str], None]
+) -> tuple[int, Agreement, dict[str, float]]:
     """Images, answers that are the same, and of each SPA block the share of tokens that differ."""
     facts = ours.facts
     images, agreed = 0, Agreement()
     masks = {block: mask_output(block) for block in facts.model.backbone.spa_blocks}
     differing = dict.fromkeys(masks, 0.0)
-    for batch in _batches(files, facts):
+    for batch in _batches(files, facts, status):
         before, after = ours.infer(batch), theirs.infer(batch)
         images += len(batch)
         agreed = agreed.plus(agreement(facts.model.task, before, after))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from spt_deploy.atomic import make_folder, output_error
 from spt_deploy.errors import UsageError
+from spt_deploy.streaming.source_names import shortened
 from spt_deploy.workflows.artefacts import RUNS
 
 
@@ -21,7 +22,7 @@ def fresh_folder(source: str) -> Path:
     """
     path = Path(f"camera-{source}" if source.isdecimal() else source)
     fixed = [part for part in path.parts if not glob.has_magic(part)] if not path.exists() else list(path.parts)
-    name = Path(fixed[-1]).stem if fixed else ""
+    name = shortened(Path(fixed[-1]).stem) if fixed else ""
     base = RUNS / "infer" / (name.strip("./") or "images")
     folder, number = base, 2
     while not make_folder(folder):

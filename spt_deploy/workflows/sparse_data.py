@@ -20,13 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from spt_deploy.atomic import output_error
+from spt_deploy.datasets.annotations import LeftOut
+from spt_deploy.datasets.dataset import DataSet, Record
+from spt_deploy.datasets.formats import read_data
+from spt_deploy.datasets.rewrite import image_jobs, link, place_padded, write_annotations
+from spt_deploy.datasets.scene import scene_of
 from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
-from spt_deploy.images import read_image
-from spt_deploy.training.annotations import MAX_BROKEN, LeftOut
-from spt_deploy.training.dataset import DataSet, Record, scene_of
-from spt_deploy.training.formats import read_data
+from spt_deploy.images import MAX_BROKEN, read_image
 from spt_deploy.training.report import Reports
-from spt_deploy.training.rewrite import image_jobs, link, place_padded, write_annotations
 
 MAX_RATIO = {"coco": 0.20, "yolo": 0.25, "voc": 0.25, "bdd": 0.25, "folder": 0.25}  # of the paper's subsets
 BINS = 10  # of the distribution that is reported

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from spt_deploy.config import ModelConfig
+from spt_deploy.datasets.dataset import DataSet
+from spt_deploy.datasets.formats import read_data
 from spt_deploy.errors import InputError
+from spt_deploy.images import MAX_BROKEN
 from spt_deploy.parity.checks import label_of
 from spt_deploy.parity.closed import infer_in_parts
 from spt_deploy.parity.tolerances import MAX_DROP
 from spt_deploy.runtimes import Runner
-from spt_deploy.training.annotations import MAX_BROKEN
+from spt_deploy.training.box_ap import require_faster_coco_eval
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import DataSet, Samples
-from spt_deploy.training.formats import read_data
 from spt_deploy.training.loader import Loader
+from spt_deploy.training.samples import Samples
 from spt_deploy.training.tasks import make_task
 
 TOLERANCE = 0.002  # of a metric in [0, 1]: a few near ties in ten thousand, not a degraded model
@@ -67,7 +69,10 @@ def read_labelled(folder: Path, format: str | None, model: ModelConfig) -> DataS
     Raises:
         InputError: when the data set cannot be read or its classes are not the model's.
         UsageError: when the format does not suit the model's task.
+        RuntimeMissingError: when what a detector is measured with is not installed.
     """
+    if model.task == "detect":
+        require_faster_coco_eval()
     data = read_data(folder, model.task, format)
     if data.class_names != model.class_names:
         raise InputError(

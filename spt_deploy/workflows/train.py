@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from spt_deploy.config import ModelConfig
+from spt_deploy.datasets.dataset import Broken, DataSet
+from spt_deploy.datasets.formats import read_data
 from spt_deploy.errors import UsageError
 from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.model.checkpoint import Checkpoint
@@ -20,8 +22,6 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.augment import Augmentation
 from spt_deploy.training.claim import only_run_in
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import CACHE_BYTES, Broken, DataSet, Samples
-from spt_deploy.training.formats import read_data
 from spt_deploy.training.initial import load_initial
 from spt_deploy.training.loader import Loader
 from spt_deploy.training.loop import Interrupted, Trainer
@@ -29,7 +29,9 @@ from spt_deploy.training.presentation import Presentation
 from spt_deploy.training.ranks import Ranks, device_of_rank, join_ranks
 from spt_deploy.training.report import Reports
 from spt_deploy.training.run_folder import Progress, RunFolder, random_state, restore, set_seed
+from spt_deploy.training.samples import CACHE_BYTES, Samples
 from spt_deploy.training.tasks import make_task
+from spt_deploy.wording import counted
 
 _MOST_WORKERS = 8  # more seldom help one GPU
 _SEED_STEP = 1_000_003  # between the seeds of two processes: no run with a neighbouring seed draws the same
@@ -102,11 +104,8 @@ def _train(
     _check_labels(config, data)
     model_config = ModelConfig(config.backbone(), config.task, data.class_names)
     preprocessing = Preprocessing.for_task(config.task, config.imgsz)
-    if checkpoint is not None and checkpoint.facts.model != model_config:
-        raise UsageError(
-            f"{config.data} has the classes {', '.join(data.class_names)}, the run was begun with "
-            f"{', '.join(checkpoint.facts.model.class_names)}; resume it on the data it was begun with"
-        )
+    if checkpoint is not None:
+        _check_resumed(config, data, model_config, checkpoint)
     set_seed(config.seed)
     model = SptModel(model_config)
     if checkpoint is None and config.init is not None:
@@ -136,6 +135,7 @@ def _train(
             ranks=ranks,
         )
         progress = Progress() if checkpoint is None else restore(trainer, checkpoint, folder.last)
+        progress.data = data.identity()
         if ranks.is_main and progress.best is not None and progress.best["epoch"] == progress.epoch:
             folder.save_best(trainer, preprocessing, progress.best)  # killed, it may have come no further
         if progress.epoch >= config.epochs:
@@ -218,6 +218,22 @@ def _resumed(folder: RunFolder, config: TrainConfig) -> Checkpoint:
     return checkpoint
 
 
+def _check_resumed(config: TrainConfig, data: DataSet, model: ModelConfig, checkpoint: Checkpoint) -> None:
+    if checkpoint.facts.model != model:
+        raise UsageError(
+            f"{config.data} has the classes {', '.join(data.class_names)}, the run was begun with "
+            f"{', '.join(checkpoint.facts.model.class_names)}; resume it on the data it was begun with"
+        )
+    now, begun = data.identity(), checkpoint.training.get("data")
+    if begun and begun != now:
+        is_as_large = all(begun[split] == now[split] for split in data.splits)
+        raise UsageError(
+            f"{config.data} has {now['train']} training and {now['val']} validation images, the run was begun with "
+            f"{begun['train']} and {begun['val']}{', of other names or annotations' if is_as_large else ''}; resume it "
+            f"on the data it was begun with, or begin a new run from its weights (--init {config.out / 'best.pt'})"
+        )
+
+
 def _check_labels(config: TrainConfig, data: DataSet) -> None:
     if config.select_from_labels and not data.has_objects:
         raise UsageError(
@@ -265,10 +281,14 @@ def _say_what(
     processes = "" if ranks.is_alone else f" in {ranks.world} processes"
     step = config.batch * config.accumulate * ranks.world
     reports.say(
-        f"{config.model} ({millions:.1f} M parameters) on {device.type}{processes}, {len(data.class_names)} classes, "
-        f"{len(data.train)} training and {len(data.val)} validation images, "
-        f"{config.imgsz[0]}x{config.imgsz[1]} pixels, {step} images a step"
+        f"{config.model} ({millions:.1f} M parameters) on {device.type}{processes}, "
+        f"{counted(len(data.class_names), 'class', 'classes')}, "
+        f"{len(data.train)} training and {counted(len(data.val), 'validation image')}, "
+        f"{config.imgsz[0]}x{config.imgsz[1]} pixels, {counted(step, 'image')} a step"
     )
+    if data.in_both:
+        images = counted(data.in_both, "validation image is", "validation images are")
+        reports.say(f"{images} in the training split, too: metrics will not tell what the model makes of others")
     if not data.has_objects and config.alpha and model.config.backbone.spa_stages:
         reports.say(
             f"{config.data} does not say where objects lie (no boxes, no masks): no select labels, "

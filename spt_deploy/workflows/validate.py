@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from spt_deploy.digest import sha256_of
 from spt_deploy.engine.description import read_description
-from spt_deploy.errors import UsageError
+from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.model.checkpoint import SUFFIXES
 from spt_deploy.parity.checks import (
@@ -110,6 +111,7 @@ def validate(
         ArtefactError: when an artefact cannot be used.
         UsageError: when there is only one artefact in one runtime and no ``labels``: nothing to compare; or for a
             precision that none of them can be asked for.
+        RuntimeMissingError: when no runtime that takes any of them is installed.
     """
     notes: list[str] = []
 
@@ -121,12 +123,15 @@ def validate(
     paths = list(artefacts) or _found(note)
     with ExitStack() as stack:
         runners = _runners(paths, runtimes, device, precisions, threshold, note)
+        if not runners:
+            raise RuntimeMissingError(f"no runtime that takes {paths[0]} is installed here; pip install openvino")
         check_precisions(precisions, runners)
         for runner in runners:
             stack.enter_context(runner)
         if len(runners) < 2 and labels is None:
+            second = "name a second artefact, " if len(paths) == 1 else ""
             raise UsageError(
-                f"{paths[0]} alone in {runners[0].runtime} has nothing to be compared with; name a second artefact, "
+                f"{runners[0].path} alone in {runners[0].runtime} has nothing to be compared with; {second}"
                 "install another runtime (pip install openvino), or give a data set with --labels for its metric"
             )
         reference, candidates = runners[0], runners[1:]
@@ -139,20 +144,22 @@ def validate(
 
             labelled = read_labelled(labels, format, reference.facts.model)
         preprocessing = reference.facts.preprocessing
+        left_out = cache(note)  # each image is named once, however many are compared
         pairs = []
         for candidate in candidates:
             status(f"comparing {label_of(candidate)} with {label_of(reference)}")
-            users = image_cases(files, preprocessing, max_images, batch)
+            users = image_cases(files, preprocessing, max_images, batch, left_out)
             pairs.append(compare_runners(reference, candidate, chain(generated_cases(preprocessing.size), users)))
         status("checking that no answer depends on the rest of its batch")
         images = np.random.default_rng(1).standard_normal((COMPANY, 3, *preprocessing.size), dtype=np.float32)
         if files:
-            images = np.concatenate([images[:2], next(image_cases(files, preprocessing, COMPANY - 2, COMPANY)).images])
+            users = image_cases(files, preprocessing, max_images, COMPANY - 2)
+            images = np.concatenate([images[:2], next(users).images])
         independence = [batch_independence(runner, images) for runner in runners]
         metrics: list[MetricReport] = []
         if labels is not None:
             status(f"measuring on the validation images of {labels}")
-            metrics = compare_metrics(runners, labelled, batch, status=status)
+            metrics = compare_metrics(runners, labelled, batch, status=left_out)
     return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from spt_deploy.config import BackboneConfig
+from spt_deploy.datasets.dataset import Record
+from spt_deploy.datasets.objects import Objects
+from spt_deploy.datasets.outlines import Polygons
 from spt_deploy.model.backbone import Backbone
-from spt_deploy.training.dataset import Record
-from spt_deploy.training.objects import Objects
-from spt_deploy.training.outlines import Polygons
 from spt_deploy.training.select_labels import select_loss
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples/03_mask_rcnn"

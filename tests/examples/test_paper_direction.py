@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,13 @@ def test_the_comparison_trains_every_arm_and_prints_what_the_runs_recorded(data:
         assert f"| padded | {row['arm']} | {row['top1']:.1f} %" in result.stdout
     assert rows[0]["select_ratio"] == {}
     assert rows[2]["object_ratio"] == {"stride 16": 25.0, "stride 32": 25.0}
+
+
+def test_a_run_that_was_killed_before_its_report_is_not_finished(tmp_path: Path) -> None:
+    records = load_script("compare")._records
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n', encoding="utf-8")
+    assert records(tmp_path) == []
+    (tmp_path / "report.md").touch()
+    assert records(tmp_path) == [{"epoch": 1}]
+    os.utime(tmp_path / "report.md", (0, 0))  # of an epoch before
+    assert records(tmp_path) == []

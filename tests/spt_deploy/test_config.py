@@ -100,7 +100,8 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     ("changes", "message"),
     [
         ({"class_names": ()}, "at least one class"),
-        ({"class_names": ("a", "a")}, "repeated names"),
+        ({"class_names": ("a", "b", "a")}, "repeated names: a$"),
+        ({"class_names": tuple("abcdefg" * 2)}, "repeated names: a, b, c, d, e and 2 more$"),
         ({"task": "segment"}, "known are classify, multilabel, detect"),
         ({"top_k": 0}, "top_k is 0"),
         ({"head_width": 12}, "multiple of 8"),

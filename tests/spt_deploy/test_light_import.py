@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from spt_deploy.cli import COMMANDS
+from tests.exported import make_exported
+from tests.spt_deploy.streaming.support import write_video
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = (
@@ -64,6 +67,11 @@ def test_configuration_and_facts_import_without(package: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_data_sets_are_read_without_torch() -> None:
+    done = run_without(("torch",), "import spt_deploy.datasets.formats, spt_deploy.datasets.rewrite")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
 )
@@ -71,3 +79,24 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     done = run_without(HEAVY, "from spt_deploy.cli import main; main(prog_name='spt-deploy')", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(("Usage: spt-deploy", "spt-deploy, version"))
+
+
+def test_infer_runs_an_onnx_file_with_the_packages_that_the_readme_installs_on_a_box(tmp_path: Path) -> None:
+    readme = (_REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (packages,) = re.findall(r"^ {4}pip install -c constraints.txt (av .*)$", readme, flags=re.MULTILINE)
+    there = set(packages.replace("-headless", "").split())
+    (table,) = re.findall(
+        r"^dependencies = \[\n(.*?)^]", (_REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.S | re.M
+    )
+    missing = sorted({*re.findall(r'^ +"([\w-]+)', table, re.M), "onnxruntime"} - there)
+    assert "torch" in missing
+    made = make_exported(tmp_path / "made", (64, 64))
+    write_video(tmp_path / "street.mp4", range(0, 200, 40))
+    done = run_without(
+        tuple(name.replace("-", "_") for name in missing),
+        "from spt_deploy.cli import main; main(prog_name='spt-deploy')",
+        *("infer", str(tmp_path / "street.mp4"), "--model", str(made.onnx), "--out", str(tmp_path / "out")),
+        *("--runtime", "openvino"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/annotated.mp4").is_file()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from spt_deploy.config import Packing
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.checkpoint import load_checkpoint
@@ -119,6 +120,14 @@ def test_nothing_in_the_file_tells_where_it_was_made(classify: Exported) -> None
     content = classify.onnx.read_bytes()
     for word in (str(Path.cwd()), "site-packages", "stack_trace"):
         assert word.encode() not in content
+
+
+@pytest.mark.parametrize("packing", ["per-image", "static"])
+def test_a_ranking_is_counted_from_the_nearer_end(tmp_path: Path, packing: Packing) -> None:
+    graph = onnx.load(make_exported(tmp_path, (64, 96), packing=packing, selector="topk", keep_ratio=0.7).onnx).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    listed = [constants[node.input[1]].item() for node in graph.node if node.op_type == "TopK"]
+    assert listed == [8, 8, 2, 2]  # of 24 and of 6 tokens, where 17 and 5 are kept
 
 
 def test_a_model_without_spa_blocks_has_standard_operators_only() -> None:

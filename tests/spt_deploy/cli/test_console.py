@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
-from spt_deploy.cli.console import PLAIN_INTERVAL_S, PlainProgress, Sparkline, progress, status
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from spt_deploy.cli import console
+from spt_deploy.cli.console import PLAIN_INTERVAL_S, PlainProgress, Sparkline, progress, show, status
 
 
 class Clock:
@@ -66,6 +71,35 @@ def test_progress_and_status_go_to_stderr_only(capsys: pytest.CaptureFixture[str
     assert captured.out == ""
     assert "work: 2/2 images" in captured.err
     assert f"wrote {name}\n" in captured.err
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_no_number_of_a_bar_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, color_system=None, width=width)
+    monkeypatch.setattr(console, "console", lambda: terminal)
+    with progress("epoch 1/12", 1200) as bar:
+        bar.update(1200, "loss 1.957, top1 25.0 %, kept 100 %")
+    last = screen.getvalue().splitlines()[-2]  # the cursor comes back after it
+    assert "1200/1200" in last
+    assert "loss 1.957, top1 25.0 %, kept 100 %" in last
+    assert ("━" in last) == (width >= 80)
+
+
+@pytest.mark.parametrize("width", [20, 30, 45, 80])
+def test_a_table_is_whole_on_a_terminal_of_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "results", lambda: Console(highlight=False, width=width))
+    table = Table("batch 1", "median ms", "speed-up (quartiles)", "")
+    table.add_row("model.onnx (onnxruntime cpu fp32)", "1234.5", "1.00 (0.95-1.06)", "[green]ok[/]")
+    table.add_row("model.pt (torch cpu fp32)", "2345.6", "1.00 (0.96-1.04)", "")
+    show(table)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    assert all(word in shown for word in ("model.onnx", "1234.5", "(0.95-1.06)", "ok", "model.pt", "2345.6"))
+    assert ("│" in shown) == (width >= 45)
 
 
 def test_a_sparkline_shows_the_last_shares_from_nothing_to_all() -> None:

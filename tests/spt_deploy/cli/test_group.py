@@ -134,6 +134,25 @@ def test_a_missing_permission_anywhere_is_a_sentence_that_names_the_file(run_rai
     assert result.stderr.startswith("error: locked/model.onnx cannot be opened: Permission denied; ")
 
 
+def test_an_opencv_that_finds_no_desktop_libraries_is_answered_with_its_headless_twin(run_raising: Run) -> None:
+    result = run_raising(ImportError("libGL.so.1: cannot open shared object file", name="cv2"))
+    assert result.exit_code == RuntimeMissingError.exit_code
+    assert "libGL.so.1" in result.stderr
+    assert result.stderr.endswith("pip install opencv-python-headless\n")
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it(run_raising: Run) -> None:
+    result = run_raising(ModuleNotFoundError("No module named 'tensor.nn'", name="tensor.nn"))
+    assert result.exit_code == RuntimeMissingError.exit_code
+    assert result.stderr == "error: this needs tensor, which is not installed; pip install tensor\n"
+
+
+@pytest.mark.parametrize("name", ["spt_deploy.gone", "numpy.gone"])
+def test_a_part_that_is_missing_of_what_is_there_is_no_package_to_install(run_raising: Run, name: str) -> None:
+    error = ModuleNotFoundError(f"No module named '{name}'", name=name)
+    assert run_raising(error).stderr.startswith(f"error: unexpected ModuleNotFoundError: No module named '{name}'")
+
+
 def test_an_unexpected_error_is_named_in_one_line_without_a_traceback(run_raising: Run) -> None:
     result = run_raising(ValueError("two\nlines"))
     assert result.exit_code == 1

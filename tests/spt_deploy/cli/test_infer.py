@@ -43,6 +43,16 @@ def test_people_read_what_was_done_how_fast_and_where_it_is(inside: Path) -> Non
     assert "10/10 frames" in result.stderr
 
 
+def test_a_run_that_has_nothing_left_to_do_has_no_slowest_stage(inside: Path) -> None:
+    write_video(inside / "v.mp4", range(0, 400, 40))
+    for _ in range(2):
+        result = call("v.mp4", "--resume", "--out", "out", "--no-video")
+        assert result.exit_code == 0
+    assert "10 frames have a line" in result.stderr
+    assert result.stdout.startswith("0 frames in ")
+    assert "slowest stage" not in result.stdout
+
+
 def test_json_is_one_document_and_the_same_as_the_summary(inside: Path) -> None:
     write_video(inside / "v.mp4", range(0, 400, 40))
     result = call("v.mp4", "--json", "--out", "out", "--no-video", "--stride", "3", "--max-frames", "2")

@@ -169,6 +169,10 @@ def test_of_equal_scores_the_earlier_tokens_are_the_best() -> None:
     expected = [[0, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
     assert best_tokens(scores, 3).int().tolist() == expected
     assert best_tokens(scores, 6).all()
+    by_rank = scores.sort(dim=1, descending=True, stable=True).indices
+    for count in range(1, 7):  # from either end
+        brute_force = torch.zeros_like(scores, dtype=torch.bool).scatter(1, by_rank[:, :count], True)
+        assert torch.equal(best_tokens(scores, count), brute_force)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -172,8 +172,14 @@ def test_a_table_of_no_window_is_of_another_shape(written: dict[str, dict[str, T
 
 @pytest.mark.parametrize(
     "spoilt",
-    [lambda t: t.to(torch.int8), lambda t: t.to(torch.complex64), lambda t: t.to_sparse(), lambda t: t.sum()],
-    ids=["integers", "complex", "sparse", "scalar"],
+    [
+        lambda t: t.to(torch.int8),
+        lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to_sparse(),
+        lambda t: t.sum(),
+    ],
+    ids=["integers", "float8", "complex", "sparse", "scalar"],
 )
 @pytest.mark.parametrize("name", ["patch_embed.proj.weight", "head.weight", "layers.2.blocks.1.attn.qkv.weight"])
 def test_a_weight_that_is_no_plain_numbers_is_named(

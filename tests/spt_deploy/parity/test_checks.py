@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -280,6 +281,22 @@ def test_a_folder_without_a_readable_image_is_an_error(made: Exported, tmp_path:
     (tmp_path / "a.png").write_text("no image", encoding="utf-8")
     with pytest.raises(InputError, match="no image that can be decoded"):
         next(folder_cases(tmp_path, preprocessing, 8, 4))
+
+
+def test_images_that_cannot_be_read_are_left_out_up_to_the_share_that_training_allows(
+    made: Exported, tmp_path: Path
+) -> None:
+    preprocessing = load_checkpoint(made.checkpoint).facts.preprocessing
+    for number in range(5):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((20, 20, 3), dtype=np.uint8))
+    (tmp_path / "1.png").write_text("no image", encoding="utf-8")
+    heard: list[str] = []
+    cases = list(folder_cases(tmp_path, preprocessing, 8, 2, heard.append))
+    assert [(case.name, len(case.images)) for case in cases] == [("images 1-2", 2), ("images 3-4", 2)]
+    assert [said.startswith(f"left out: {tmp_path / '1.png'} is no image") for said in heard] == [True]
+    (tmp_path / "3.png").write_text("no image", encoding="utf-8")
+    with pytest.raises(InputError, match=r"2 of 5 images cannot be read, more than the 5% .*3\.png is no image"):
+        list(folder_cases(tmp_path, preprocessing, 8, 2))
 
 
 def test_a_thousand_class_names_do_not_fill_the_sentence(made: Exported) -> None:

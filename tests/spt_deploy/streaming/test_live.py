@@ -142,6 +142,21 @@ def test_rtsp_with_a_password_that_nobody_gets_to_see() -> None:
     assert without_password("rtsp://host/a@b:c") == "rtsp://host/a@b:c"
 
 
+@pytest.mark.parametrize(
+    "password", ["secret", "se/cret", "se?cret", "se#cret", "s@cret", "s:cret", "12/secret", "[secret"]
+)
+def test_no_character_in_a_password_gives_it_away(password: str) -> None:
+    assert without_password(f"rtsp://me:{password}@host:554/a") == "rtsp://me:***@host:554/a"
+
+
+def test_a_password_that_ends_the_address_is_told_to_be_escaped() -> None:
+    (failure,) = read(NetworkStream("rtsp://nosuch.invalid:se/cret@host/a"))[2]
+    assert failure.reason.endswith(
+        "there is no host nosuch.invalid; in a password write / as %2F, ? as %3F and # as %23"
+    )
+    assert "cret" not in failure.reason
+
+
 @pytest.fixture
 def folder_server(tmp_path: Path) -> Iterator[str]:
     with file_server(tmp_path) as url:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_a_recording_whose_connection_is_lost_gives_what_its_decoder_held_back(t
         count, (reason,) = told(NetworkStream(url, reconnect=0).frames(Sampling()), url)
     assert count == 60
     assert "was lost after 60 frames" in reason
+
+
+def test_an_index_at_the_end_of_a_recording_needs_a_server_that_gives_parts_of_it(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", range(0, 8000, 40))
+    data = path.read_bytes()
+    index = data.rindex(b"moov") - 4
+    room = 4 << 20  # further than FFmpeg reads ahead
+    path.write_bytes(data[:index] + struct.pack(">I4s", room, b"free") + bytes(room - 8) + data[index:])
+    count, (reason,) = served(path)
+    assert count == 0
+    assert "an MP4 whose index lies at its end needs a server that gives parts of it (Range)" in reason
 
 
 def test_a_transport_stream_of_a_known_size_is_a_recording_and_does_not_begin_again(tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def test_a_box_has_its_four_sides_in_the_colour_of_its_class_and_its_inside_free
     assert not changed(picture)[70:150, 60:140].any()
 
 
+@pytest.mark.parametrize("top", [100, 5, 0, -9, 200])
+def test_an_object_that_is_answered_as_three_classes_has_three_legible_labels(top: int) -> None:
+    names = "cat", "dog", "fox"
+    found = [Detection((50 + i, top + i, 90, top + 90), i, name, 0.9 - i / 10) for i, name in enumerate(names)]
+    picture = drawn(Overlay(), Prediction(detections=tuple(found)))
+    pen = _Pen(GREY.copy())
+    width, height = pen._plate_size("cat 90%")
+    for detection in found:
+        of_its_colour = (picture == colour_of(detection.label)).all(2)
+        rows = of_its_colour[:, 50 : 50 + width].sum(1) > width // 4  # those of a plate; a frame has two lines
+        assert rows.sum() >= height - 2 * pen._gap, detection.name
+
+
 @pytest.mark.parametrize("box", [(0, 0, 320, 240), (-40, -40, 20, 20), (300, 220, 400, 300), (319, 239, 320, 240)])
 def test_a_box_and_its_label_at_an_edge_stay_in_the_picture(box: tuple[float, float, float, float]) -> None:
     picture = drawn(Overlay(), Prediction(detections=(Detection(box, 0, "a rather long name of a class", 0.5),)))

@@ -160,6 +160,8 @@ def test_a_text_file_fails_in_its_turn_after_the_good_one_before_it(folder: Path
     [
         ("in/none.mp4", "there is no file or folder in/none.mp4; name an image, a folder, a glob, a video file"),
         ("in/*.gif", "no file matches in/*.gif"),
+        ("in/best.onnx", "in/best.onnx is a model by its name, and no source; give it with --model in/best.onnx"),
+        ("rtps://me:secret@host/a", "there is no file or folder rtps://me:***@host/a"),
         ("rtsp://me:secret@[::1/a", "[::1/a is no address: Invalid IPv6 URL; expected one such as rtsp://"),
         ("//[x", "no file matches //[x"),
         ("empty", "folder empty has no images; expected files ending in"),
@@ -167,6 +169,7 @@ def test_a_text_file_fails_in_its_turn_after_the_good_one_before_it(folder: Path
 )
 def test_a_name_that_means_nothing_is_refused_at_once(name: str, sentence: str, folder: Path) -> None:
     (folder / "empty").mkdir()
+    (folder / "in/best.onnx").touch()
     with pytest.raises(SourceError) as error:
         open_sources(["in/a.jpg", name])
     assert str(error.value).startswith(sentence)

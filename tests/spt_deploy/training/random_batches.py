@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from spt_deploy.config import BackboneConfig, ModelConfig
+from spt_deploy.datasets.dataset import DataSet
 from spt_deploy.model.network import SptModel
-from spt_deploy.training.dataset import DataSet, Sample
 from spt_deploy.training.gradient import LossModule
 from spt_deploy.training.loader import Batch, collate
 from spt_deploy.training.precision import MixedPrecision
+from spt_deploy.training.samples import Sample
 from spt_deploy.training.tasks import Classify
 from tests.spt_deploy.training.support import tiny_config
 

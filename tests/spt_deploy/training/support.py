@@ -1,13 +1,16 @@
-"""What the tests of training share: an image folder that any model learns in seconds, and a run over it."""
+"""What the tests of training share: an image folder that any model learns in seconds, a run over it, and its files."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.training.config import TrainConfig
 
 COLOURS = {"blue": (220, 60, 40), "green": (60, 200, 60), "red": (50, 50, 220)}  # BGR
@@ -38,3 +41,20 @@ def tiny_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
     """A run of seconds on a CPU."""
     values: dict[str, Any] = {"model": "spt_micro", "epochs": 2, "imgsz": (64, 64), "batch": 8, "device": "cpu"}
     return TrainConfig(**({"data": data, "out": out} | values | changes))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Of a checkpoint, by name."""
+    return load_checkpoint(path).weights
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Bit for bit."""
+    one, other = weights(a), weights(b)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spt_deploy.datasets.objects import Objects, box_mask
+from spt_deploy.datasets.scene import Scene, mask_in_input
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.augment import Augmentation, Crop, augment, crop, flip
-from spt_deploy.training.objects import Objects, box_mask
-from spt_deploy.training.scene import Scene, mask_in_input
 
 HEIGHT, WIDTH = 60, 90
 

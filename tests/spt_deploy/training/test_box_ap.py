@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError, RuntimeMissingError
 from spt_deploy.training.box_ap import FoundObjects, ScoredImage, box_average_precision
-from spt_deploy.training.objects import Objects
 
 SMALL, MEDIUM, LARGE = [10, 10, 30, 30], [50, 50, 100, 100], [100, 100, 300, 300]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from spt_deploy.datasets.dataset import Broken
+from spt_deploy.datasets.image_folder import read_image_folder
 from spt_deploy.errors import InputError
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.dataset import Broken, Key, Sample, Samples
-from spt_deploy.training.image_folder import read_image_folder
 from spt_deploy.training.loader import EpochBatches, Loader, collate
+from spt_deploy.training.samples import Key, Sample, Samples
 from tests.spt_deploy.training.support import make_image_folder
 
 PREPROCESSING = Preprocessing(size=(64, 64))

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from spt_deploy.datasets.dataset import Record
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError
 from spt_deploy.model.backbone import BackboneOutput
 from spt_deploy.model.network import ModelOutput
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.dataset import Record
 from spt_deploy.training.loader import Batch
 from spt_deploy.training.meters import BoxPrecision, LabelPrecision, Meter, NoMeter, TopAccuracy
-from spt_deploy.training.objects import Objects
 
 CLASSES = 6
 SOURCE = (100, 200)  # height and width; letterboxed into 64 x 64 it is 32 x 64, 16 pixels from the top
@@ -95,6 +95,15 @@ BATCHES: dict[str, tuple[Callable[[], Meter], list[tuple[ModelOutput, Batch]]]] 
         [detected(list(RECORDS[i : i + 3])) for i in (0, 3, 6, 9)],
     ),
 }
+
+
+def test_the_accuracy_of_a_class_is_that_of_its_images() -> None:
+    meter = TopAccuracy()
+    truth, said = torch.tensor([0, 0, 0, 2, 2, 5]), torch.tensor([0, 1, 0, 2, 1, 4])
+    one_hot = torch.nn.functional.one_hot
+    meter.update(output(logits=one_hot(said, CLASSES).float()), make_batch([*range(6)], one_hot(truth, CLASSES)))
+    assert meter.per_class() == {0: 2 / 3, 2: 1 / 2, 5: 0.0}
+    assert meter.result()["top1"] == 3 / 6
 
 
 @pytest.mark.parametrize("task", BATCHES)

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from spt_deploy.datasets.formats import read_data
 from spt_deploy.interrupt import StopRequest
 from spt_deploy.model.checkpoint import load_checkpoint
-from spt_deploy.training.dataset import Samples
-from spt_deploy.training.formats import read_data
 from spt_deploy.training.gradient import StepWeights
 from spt_deploy.training.loader import EpochBatches, Loader
 from spt_deploy.training.loop import Trainer
 from spt_deploy.training.ranks import Ranks, is_main_process
 from spt_deploy.training.report import Reports
+from spt_deploy.training.samples import Samples
 from spt_deploy.training.tasks import make_task
 from tests.spt_deploy.training.random_batches import batch_of, losses_of, model_without_noise
 from tests.spt_deploy.training.rank_worker import ALPHA, STEPS

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from spt_deploy.config import ModelConfig
+from spt_deploy.datasets.dataset import DataSet, Record
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.facts import ModelFacts
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.curves import draw_curves
-from spt_deploy.training.dataset import DataSet, Record
-from spt_deploy.training.objects import Objects
 from spt_deploy.training.run_report import RunFacts, chance_level, report_text, warnings_of
-from spt_deploy.training.samples import SMALLEST_SIDE, write_samples
+from spt_deploy.training.sample_pictures import SMALLEST_SIDE, write_samples
 from tests.spt_deploy.training.support import tiny_config
 
 BLOCKS = ("3.1", "3.2", "4.1", "4.2")
@@ -46,8 +46,11 @@ def epoch(number: int, top1: float, kept: float = 0.3, recall: float = 0.97, blo
 
 def facts_of(history: list[Any], best: int, **changes: Any) -> RunFacts:
     config = changes.pop("config", tiny_config(Path("my data"), Path("runs/my run"), epochs=3))
-    records = tuple(Record(Path(f"my data/val/{CLASSES[i % 3]}/{i}.png"), label=i % 3) for i in range(6))
-    data = DataSet(CLASSES, records, records)
+    train, records = (
+        tuple(Record(Path(f"my data/{split}/{CLASSES[i % 3]}/{i}.png"), label=i % 3) for i in range(6))
+        for split in ("train", "val")
+    )
+    data = DataSet(CLASSES, train, records)
     values: dict[str, Any] = {
         "config": config,
         "model": ModelConfig(config.backbone(), "classify", CLASSES),
@@ -75,6 +78,20 @@ def test_below_a_sample_stands_how_many_objects_are_in_it() -> None:
     assert re.findall(r"<br>([^|]*?) \|", text) == ["0 objects", "1 object", "2 objects"]
 
 
+def test_what_is_there_once_is_said_so() -> None:
+    record = Record(Path("my data/val/blue/0.png"), label=0)
+    best = epoch(1, 1.0)
+    best["val"]["gate_recall"]["3.1"] = 0.5
+    config = tiny_config(Path("my data"), Path("run"), epochs=1, batch=1)
+    data = DataSet(CLASSES[:1], (record,), (record,))
+    text = report_text(facts_of([best], best=1, config=config, data=data, broken=1))
+    assert "1 training and 1 validation image, 1 class |" in text
+    assert "**Note:** 1 validation image is in the training split, too: " in text
+    assert "pixels, 1 image a step |" in text
+    assert "1 unreadable image or annotation was left out" in text
+    assert "1 of 4 blocks drops tokens" in text
+
+
 def test_classes_have_their_metric_and_their_number_the_lowest_first() -> None:
     boxes = Objects.from_boxes([[0, 0, 9, 9]] * 3, [0, 1, 1], [False, False, True])
     records = tuple(Record(Path(f"my data/{i}.png"), labels=(0, 1), objects=boxes) for i in range(4))
@@ -91,6 +108,10 @@ def test_classes_have_their_metric_and_their_number_the_lowest_first() -> None:
     best["val"] |= {"mAP": 0.4}
     text = report_text(facts_of([best], best=1, config=configs["multilabel"], data=data, metric="mAP"))
     assert f"{head} images | validation images |" in text
+    records = tuple(Record(Path(f"my data/{i}.png"), label=i % 2) for i in range(5))
+    text = report_text(facts_of([best], best=1, data=DataSet(CLASSES, records, records[:1])))
+    assert "| class | top1 | training images | validation images |" in text
+    assert f"| {CLASSES[1]} | 20.0 % | 2 | 0 |\n| {CLASSES[0]} | 60.0 % | 3 | 1 |" in text
     best["val"]["per_class"] = {f"c{i}": i / 100 for i in range(50)}
     text = report_text(facts_of([best], best=1, config=configs["detect"], data=data, metric="AP"))
     assert "the 20 lowest of 50." in text

@@ -10,14 +10,15 @@ import torch
 
 from spt_deploy.config import TASKS as TASK_NAMES
 from spt_deploy.config import ModelConfig, Task
+from spt_deploy.datasets.dataset import DataSet
+from spt_deploy.datasets.formats import read_data
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.training.config import TrainConfig
-from spt_deploy.training.dataset import DataSet, Samples
-from spt_deploy.training.formats import read_data
 from spt_deploy.training.loader import Loader
-from spt_deploy.training.objects import Objects
+from spt_deploy.training.samples import Samples
 from spt_deploy.training.tasks import TASKS, make_task
 from tests.examples.scenes import load_script
 
@@ -46,6 +47,15 @@ def prepare(folder: Path, task: Task) -> tuple[TrainConfig, DataSet, SptModel, L
 
 def test_every_task_of_the_configuration_can_be_trained() -> None:
     assert set(TASKS) == set(TASK_NAMES)
+
+
+def test_one_class_alone_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "data").mkdir(parents=True)  # as FiftyOne calls the folder of a split's images
+        (tmp_path / split / "data/0.jpg").touch()
+    config = TrainConfig(tmp_path, tmp_path / "run", model="spt_micro")
+    with pytest.raises(InputError, match=r"the only class is data, .* of two or more"):
+        make_task(config, read_data(tmp_path, "classify"))
 
 
 @pytest.mark.parametrize(("name", "epochs", "at_least"), [("multilabel", 12, 0.8), ("detect", 30, 0.5)])

@@ -35,6 +35,14 @@ def test_a_file_that_is_named_is_taken_without_a_word() -> None:
     assert find_artefact(make("old.pt", age=9)) == (Path("old.pt"), "")
 
 
+def test_a_file_of_another_kind_is_refused_and_the_command_that_makes_the_kind_is_named() -> None:
+    for suffix in (".pt", ".pth", ".safetensors"):
+        with pytest.raises(InputError, match=r"is a checkpoint by its name, and an ONNX file is wanted; .*export"):
+            build_engine(make(f"best{suffix}", age=0))
+    with pytest.raises(InputError, match=r"is an ONNX file by its name, and a checkpoint is wanted; .*train"):
+        export(make("best.onnx", age=0))
+
+
 def test_the_newest_of_a_kind_is_taken_here_and_under_runs_at_any_depth() -> None:
     make("a.onnx", age=3)
     make("runs/x/y/b.onnx", age=1)

@@ -295,8 +295,8 @@ def test_each_runtime_has_its_own_first(made: Exported, tmp_path: Path) -> None:
 
 def test_two_runs_side_by_side(made: Exported, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["bench", str(made.checkpoint), "--batch", "1,2", "--rounds", "2", "--json"])
-    before = json.loads(result.stdout)
-    after = json.loads(result.stdout)
+    document = result.stdout.replace("model.pt", "model[old].pt")  # no markup
+    before, after = json.loads(document), json.loads(document)
     after["machine"]["torch"] = "3.0"
     for row, factor in zip(after["rows"], (0.25, 1.0), strict=True):
         row["median_ms"] *= factor
@@ -314,7 +314,11 @@ def test_two_runs_side_by_side(made: Exported, tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["bench", "compare", *map(str, paths)])
     assert shown.exit_code == 0
     assert "4.00" in shown.stdout
+    assert "model[old].pt" in shown.stdout
     assert "torch was" in shown.stderr
+    refused = CliRunner().invoke(main, ["bench", *map(str, paths)])
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith(f"spt-deploy bench compare {paths[0]} {paths[1]}\n")
 
 
 def test_runs_without_anything_in_common_are_told_whether_it_is_the_batch(tmp_path: Path) -> None:

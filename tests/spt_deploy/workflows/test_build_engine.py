@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from spt_deploy.cli import main
 from spt_deploy.config import BackboneConfig, ModelConfig, Task
 from spt_deploy.engine.description import description_path, read_description, sha256
-from spt_deploy.errors import ArtefactError, ResultError, RuntimeMissingError, UsageError
+from spt_deploy.errors import ArtefactError, InputError, ResultError, RuntimeMissingError, UsageError
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
@@ -31,6 +31,7 @@ from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_deploy.workflows.build_engine import BuildReport, build_engine
 from spt_deploy.workflows.engine_target import Target, choose_target
+from spt_deploy.workflows.mixed_precision import write_mixed
 from spt_export.exporter import to_onnx
 from spt_export.precision import to_mixed_precision
 from tests.exported import make_exported
@@ -161,6 +162,9 @@ def test_an_engine_is_built_for_the_gpu_that_is_named(dense: Path, tmp_path: Pat
 def test_turing_needs_16_bits_and_gets_them_gates_and_all(static: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="add --fp16"):
         build_engine(static, tmp_path / "model.engine", arch="sm_75")
+    with pytest.raises(UsageError, match="have no bfloat16; build the float32 file with --fp16"):
+        build_engine(static, tmp_path / "model.engine", arch="sm_75", precision="bf16")
+    assert not list(tmp_path.iterdir())
     built = build_engine(static, tmp_path / "model.engine", arch="sm_75", precision="fp16", batch="1")
     assert built.description.capability == "sm_75"
 
@@ -209,6 +213,24 @@ def test_a_selection_that_tensorrt_cannot_list_names_the_capacity_that_it_can(st
         assert choose(capacity).library.name == "tensorrt-rtx"
 
 
+@RTX
+def test_a_ranking_that_tensorrt_cannot_list_is_refused_without_a_capacity_that_would_change_nothing(
+    static: Path, per_image: Path
+) -> None:
+    def choose(source: Path, keep_ratio: float) -> Target:
+        facts = read_facts(source)
+        backbone = replace(facts.model.backbone, selector="topk", keep_ratio=keep_ratio, capacity=0.1)
+        preprocessing = replace(facts.preprocessing, size=(1080, 1920))  # 8160 tokens in stage 3
+        facts = replace(facts, model=replace(facts.model, backbone=backbone), preprocessing=preprocessing)
+        return choose_target("tensorrt-rtx", None, facts, source)
+
+    for source in (static, per_image):
+        with pytest.raises(UsageError, match=r"best 4080 of the 8160 .* no more than 3840; export it at a smaller"):
+            choose(source, 0.5)
+    for keep_ratio in (0.45, 0.6):
+        assert choose(static, keep_ratio).library.name == "tensorrt-rtx"
+
+
 @NO_GPU
 @pytest.mark.parametrize("runtime", ["auto", "tensorrt"])
 def test_without_tensorrt_and_gpu_the_sentence_names_the_extra_and_the_way_without_a_gpu(
@@ -250,6 +272,14 @@ def test_a_file_in_mixed_precision_is_not_rewritten_again(dense: Path, tmp_path:
     onnx.save(to_mixed_precision(onnx.load(dense), "fp16").model, mixed)
     with pytest.raises(UsageError, match="is in fp16 already"):
         build_engine(mixed, runtime="tensorrt-rtx" if find_spec("tensorrt_rtx") else "auto", precision="fp16")
+
+
+@pytest.mark.parametrize("given", ["data", "labels"])
+def test_a_folder_that_cannot_be_used_is_refused_before_the_proof(dense: Path, tmp_path: Path, given: str) -> None:
+    heard: list[str] = []
+    with pytest.raises(InputError, match="there is no folder"):
+        write_mixed(dense, tmp_path / "a.onnx", "bf16", status=heard.append, **{given: tmp_path / "none"})  # type: ignore[arg-type]
+    assert heard == []
 
 
 @RTX

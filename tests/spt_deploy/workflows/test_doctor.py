@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -12,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from spt_deploy.cli import main
+from spt_deploy.cli.doctor import _print
 from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
-from spt_deploy.workflows.doctor import Diagnosis, RuntimeCheck, _check, doctor
+from spt_deploy.workflows.doctor import Diagnosis, PackageCheck, RuntimeCheck, _check, doctor
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
 
@@ -48,6 +50,28 @@ def test_the_command_ends_with_0_and_one_json_document() -> None:
     document = json.loads(result.stdout)
     assert document["can_infer"] is True
     assert {check["runtime"] for check in document["checks"]} >= {"torch", "onnxruntime", "openvino", "tensorrt"}
+
+
+def test_every_package_of_the_extra_that_trains_is_looked_for(found: Diagnosis) -> None:
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    extra = project["project"]["optional-dependencies"]["train"]
+    assert [package.package for package in found.packages] == [line.split(">=")[0] for line in extra]
+    for package in found.packages:
+        assert package.version == importlib.metadata.version(package.package)
+
+
+def test_a_package_that_is_missing_is_shown_with_what_needs_it_and_what_installs_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    packages = (PackageCheck("matplotlib", None, "curves"), PackageCheck("pillow", "12.0", "sizes"))
+    _print(Diagnosis(None, (), packages))
+    missing, there = capsys.readouterr().out.splitlines()[-3:-1]
+    assert [cell.strip() for cell in missing.split("│")[1:3]] == ["matplotlib", ""]
+    assert "missing" in missing
+    assert "curves; pip install 'spt-deploy[train]'" in missing
+    assert "12.0" in there
+    assert "pip install" not in there
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -218,12 +218,14 @@ def test_validate_compares_every_runtime_on_the_user_s_images_and_prints_json(tm
     data.mkdir()
     for i in range(3):
         cv2.imwrite(str(data / f"{i}.png"), np.random.default_rng(i).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    (data / "3.png").write_bytes(b"no image")
     result = CliRunner().invoke(
         main, ["validate", str(tmp_path / "best.pt"), str(tmp_path / "best.onnx"), "--data", str(data), "--json"]
     )
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["passed"]
+    assert [note.split()[:3] for note in report["notes"]] == [["left", "out:", str(data / "3.png")]]  # once
     assert [pair["candidate"] for pair in report["pairs"]] == [
         "best.onnx (onnxruntime cpu fp32)",
         "best.onnx (openvino cpu fp32)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -173,6 +174,24 @@ def test_a_model_that_fails_in_mid_stream_shows_its_error_and_leaves_no_thread_a
     assert set(threading.enumerate()) <= before
     assert files_in(inside) == [*videos, "out/.infer.json", "out/predictions.jsonl"]
     assert len(lines_of(inside / "out")) == 8
+
+
+class FolderRemoved(ColourRunner):
+    """Its folder of results is gone with its third batch."""
+
+    def _run(self, images: npt.NDArray[np.float32], threshold: float | None) -> Arrays:
+        if len(self.batches) == 2:
+            shutil.rmtree("out")
+        return super()._run(images, threshold)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_not_said_to_hold_lines(
+    call: Callable[..., Result], inside: Path
+) -> None:
+    write_video(inside / "a.mp4", range(20), FRAME)
+    result = call("a.mp4", "--batch", "4", "--no-video", runner=FolderRemoved)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: out/predictions.jsonl cannot be written: ")
 
 
 class Diverged(ColourRunner):

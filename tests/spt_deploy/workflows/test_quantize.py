@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from spt_deploy.cli import main
 from spt_deploy.cli.export import _quantized
 from spt_deploy.config import BackboneConfig, ModelConfig
-from spt_deploy.errors import InputError, ResultError, UsageError
+from spt_deploy.errors import InputError, ResultError, RuntimeMissingError, UsageError
 from spt_deploy.images import find_images, read_image
 from spt_deploy.model.blocks import Mlp
 from spt_deploy.model.network import SptModel
@@ -121,6 +122,20 @@ def test_a_file_that_answers_as_before_is_written_without_labels_and_says_so(
     assert all(0 <= share < 0.2 for share in report.differing.values())
     outputs = [output.name for output in load_onnx(tmp_path / "a.int8.onnx").graph.output]
     assert outputs == ["logits", "select_ratio", "selection"]
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named_once(
+    sound: Exported, labelled: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(labelled, data)
+    bad = find_images(data / "train")[0], find_images(data / "val")[0]
+    for path in bad:
+        path.write_bytes(b"no image")
+    heard: list[str] = []
+    report = quantise(sound, tmp_path / "a.int8.onnx", data, status=heard.append)
+    assert (report.calibrated, report.compared, report.metrics[1].images) == (23, 23, 23)
+    assert [said.split()[2] for said in heard if said.startswith("left out: ")] == [str(path) for path in bad]
 
 
 def test_a_data_set_is_its_own_labels_and_the_drop_is_measured(
@@ -228,6 +243,17 @@ def test_no_engine_is_built_of_it(written: Path) -> None:
 def test_an_option_that_cannot_be_meant_is_refused(sound: Exported, options: list[str], match: str) -> None:
     result = CliRunner().invoke(main, ["export", str(sound.checkpoint), *options])
     assert (result.exit_code, match in result.stderr) == (2, True), result.stderr
+
+
+def test_without_onnx_runtime_it_is_refused_before_any_work(
+    sound: Exported, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    heard: list[str] = []
+    with pytest.raises(RuntimeMissingError, match="pip install onnxruntime"):
+        export(sound.checkpoint, int8=True, data=photos, status=heard.append)
+    assert heard == []
 
 
 def test_labels_that_cannot_be_used_are_named_with_the_reason(

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("inside")
         ("photos/**/*.png", "photos"),
         ("*.png", "images"),
         (".", "images"),
+        ("rtsp://host/" + "ä" * 300, "ä" * 60),
     ],
 )
 def test_the_folder_is_named_after_the_source(source: str, name: str) -> None:

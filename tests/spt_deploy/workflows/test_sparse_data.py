@@ -14,13 +14,14 @@ from click.testing import CliRunner
 
 from spt_deploy.cli import main
 from spt_deploy.cli.data import FORMAT_NAMES
+from spt_deploy.datasets.dataset import Broken
+from spt_deploy.datasets.formats import FORMATS, read_data
+from spt_deploy.datasets.rewrite import place_padded
 from spt_deploy.errors import InputError, OutputError, UsageError
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.dataset import Broken, Key, Sample, Samples
-from spt_deploy.training.formats import FORMATS, read_data
-from spt_deploy.training.rewrite import place_padded
+from spt_deploy.training.samples import Key, Sample, Samples
 from spt_deploy.workflows.sparse_data import SparseData, make_padded, make_sparse, object_ratio
-from tests.spt_deploy.training.data_formats import (
+from tests.spt_deploy.datasets.data_formats import (
     HEIGHT,
     WIDTH,
     Picture,
@@ -30,6 +31,7 @@ from tests.spt_deploy.training.data_formats import (
     write_bdd,
     write_coco,
     write_voc,
+    write_voc_of_cvat,
     write_yolo,
 )
 from tests.spt_deploy.training.support import COLOURS, SIZE, make_image_folder
@@ -43,6 +45,7 @@ DATA: list[tuple[str, Writer, bool]] = [
     ("yolo of Roboflow with boxes only", lambda f, t: write_yolo(f, t, "roboflow", outlines=False), False),
     ("yolo with lists", lambda f, t: write_yolo(f, t, "list"), True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOC2012", t) and f, True),
+    ("voc of CVAT", write_voc_of_cvat, True),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), False),
     ("bdd", write_bdd, False),
 ]
@@ -105,6 +108,24 @@ def test_padding_puts_the_image_in_the_upper_left_of_black(
         np.testing.assert_array_equal(image[:HEIGHT, :WIDTH], cv2.imread(str(old.path)))
         assert not image[HEIGHT:].any()
         assert not image[:, WIDTH:].any()
+
+
+@pytest.mark.parametrize("write", [write_voc, write_bdd], ids=["voc", "bdd"])
+def test_a_part_that_lacks_a_class_has_the_classes_of_the_whole(tmp_path: Path, write: Writer) -> None:
+    truth = make_truth()
+    truth = {  # all that has objects has them everywhere
+        split: [replace(p, things=tuple(replace(t, box=(0, 0, WIDTH, HEIGHT)) for t in p.things)) for p in pictures]
+        for split, pictures in truth.items()
+    }
+    for split in truth:
+        truth[split][1] = Picture(f"{split}_001", (Thing("rider", (2, 2, 8, 8)),))
+    source = write(tmp_path / "data", truth)
+    for path in [*source.rglob("*.json"), *source.rglob("*.xml")]:
+        path.write_text(path.read_text().replace("person", "ant").replace("rider", "zebra").replace("car", "mouse"))
+    make_sparse(source, tmp_path / "sparse", 0.2)
+    whole, part = read_data(source), read_data(tmp_path / "sparse")
+    assert {label for record in part.train for label in record.labels or ()} == {2}
+    assert part.class_names == whole.class_names == ("ant", "mouse", "zebra")
 
 
 def test_an_image_folder_becomes_sparse_by_its_boxes(tmp_path: Path) -> None:
@@ -316,7 +337,8 @@ def test_the_commands_print_counts_and_the_distribution(tmp_path: Path, truth: d
     done = CliRunner().invoke(main, ["data", "pad", str(source), str(tmp_path / "padded"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["splits"]["train"]["kept"] == 10
-    done = CliRunner().invoke(main, ["data", "sparse", str(tmp_path), str(tmp_path / "out")])
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(main, ["data", "sparse", str(tmp_path / "empty"), str(tmp_path / "out")])
     assert done.exit_code == 2
     assert done.stderr.startswith("error: ")
     assert "is no data set of a known format; looked for" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -11,20 +12,20 @@ from click.testing import CliRunner
 
 from spt_deploy.cli import main
 from spt_deploy.config import BackboneConfig, ModelConfig, Task
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.datasets.formats import read_data
+from spt_deploy.errors import InputError, RuntimeMissingError, UsageError
 from spt_deploy.images import read_image
 from spt_deploy.model.checkpoint import save_checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
-from spt_deploy.training.formats import read_data
 from spt_deploy.workflows.task_metric import MetricReport, compare_metrics, read_labelled
 from spt_deploy.workflows.train import train
 from spt_deploy.workflows.validate import validate
 from spt_export.exporter import to_onnx
+from tests.spt_deploy.datasets.data_formats import make_truth, write_coco
 from tests.spt_deploy.model.models import randomise
-from tests.spt_deploy.training.data_formats import make_truth, write_coco
 from tests.spt_deploy.training.support import COLOURS, make_image_folder, tiny_config
 
 SIZE = (64, 64)
@@ -60,8 +61,10 @@ def test_top1_is_the_share_of_images_whose_class_is_the_best(folder: Path, tmp_p
 def test_an_artefact_alone_has_its_metric_taken_and_without_labels_nothing_to_be_compared_with(
     folder: Path, tmp_path: Path
 ) -> None:
-    model = save(tmp_path / "model.pt")
-    with pytest.raises(UsageError, match=r"model\.pt alone in torch has nothing .* or give a data set with --labels"):
+    model = save(tmp_path / "model[old].pt")  # no markup
+    with pytest.raises(
+        UsageError, match=r"model\[old\]\.pt alone in torch has nothing .* or give a data set with --labels"
+    ):
         validate([model])
     report = validate([model], labels=folder)
     assert report.pairs == ()
@@ -70,6 +73,7 @@ def test_an_artefact_alone_has_its_metric_taken_and_without_labels_nothing_to_be
     shown = CliRunner().invoke(main, ["validate", str(model), "--labels", str(folder)])
     assert shown.exit_code == 0, shown.stderr
     assert f"{report.metrics[0].values['top1']:.4f}" in shown.stdout
+    assert shown.stdout.count("model[old].pt") == 2  # that it depends on no batch, and its metric
 
 
 def test_what_training_leaves_out_is_left_out_and_named_once(folder: Path, tmp_path: Path) -> None:
@@ -86,6 +90,14 @@ def test_what_training_leaves_out_is_left_out_and_named_once(folder: Path, tmp_p
     assert reports[0].values["top1"] == pytest.approx(result.record["val"]["top1"])
     assert len(said) == 1
     assert str(broken) in said[0]
+
+
+def test_a_detector_s_labels_are_refused_where_nothing_can_measure_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'spt-deploy\[train\]'"):
+        read_labelled(tmp_path, None, ModelConfig(BackboneConfig.from_name("spt_micro"), "detect", ("one",)))
 
 
 def test_a_model_that_knows_less_does_not_pass(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.training.report import Reports
 from spt_deploy.workflows.train import train
-from tests.spt_deploy.training.data_formats import make_truth, write_bdd, write_coco, write_voc, write_yolo
+from tests.spt_deploy.datasets.data_formats import make_truth, write_bdd, write_coco, write_voc, write_yolo
 from tests.spt_deploy.training.support import tiny_config
 
 
@@ -40,6 +40,17 @@ def test_a_run_on_a_format_says_what_it_found_and_what_it_left_out(
     assert f"{folder} is {title}" in said[0]
     assert "train_005" in said[1]
     assert "left out" in said[1]
+
+
+def test_validation_images_that_are_learnt_from_are_counted(tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path / "data", make_truth())
+    file = folder / "data.yaml"
+    file.write_text(file.read_text().replace("val: images/val", "val: [images/val, images/train]"))
+    said: list[str] = []
+    train(tiny_config(folder, tmp_path / "run", task="detect", epochs=1), reports=Reports(said.append))
+    sentence = "8 validation images are in the training split, too"
+    assert any(text.startswith(sentence) for text in said)
+    assert f"**Note:** {sentence}" in (tmp_path / "run/report.md").read_text()
 
 
 def test_options_of_the_data_that_cannot_be_meant_are_named(tmp_path: Path) -> None:

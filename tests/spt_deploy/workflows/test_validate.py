@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx
 import pytest
 
 from spt_deploy.digest import sha256_of
-from spt_deploy.errors import ArtefactError, InputError, SourceError
+from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, SourceError, UsageError
 from spt_deploy.facts import METADATA_KEY
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
@@ -43,6 +44,19 @@ def test_a_file_of_another_packing_is_held_against_the_file_that_the_checkpoint_
         validate([first.checkpoint, first.onnx, named], runtimes=["onnxruntime"])
     with pytest.raises(InputError, match=r"b\.onnx .* has another packing than the reference model\.onnx \(batch"):
         validate([first.onnx, named], runtimes=["onnxruntime"])
+
+
+def test_without_a_runtime_for_it_a_file_is_refused_and_what_is_left_alone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_exported(tmp_path, SIZE)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        RuntimeMissingError, match=r"no runtime that takes .*model\.onnx is installed here; pip install"
+    ):
+        validate([made.onnx])
+    with pytest.raises(UsageError, match=r"model\.pt alone in torch has nothing to be compared with; install another"):
+        validate([made.onnx, made.checkpoint])
 
 
 def test_files_of_another_threshold_are_refused_with_what_to_do(tmp_path: Path) -> None:

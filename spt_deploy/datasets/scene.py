@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.datasets.dataset import Record
+from spt_deploy.datasets.objects import Boxes, Mask, Objects, box_mask, cut_box
+from spt_deploy.errors import SourceError
 from spt_deploy.preprocess import Preprocessing
-from spt_deploy.training.objects import Boxes, Mask, Objects, box_mask
 
 Image = npt.NDArray[np.uint8]
 
@@ -82,3 +84,26 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
             sums = np.concatenate([nothing, mask.cumsum(axis, dtype=np.int32)], axis)
             mask = (sums.take(ends, axis) > sums.take(starts, axis)).astype(np.uint8)
     return mask
+
+
+def scene_of(record: Record, image: npt.NDArray[np.uint8]) -> Scene:
+    """The image of a record (H x W x 3, BGR, as decoded) and its objects as they are.
+
+    Raises:
+        SourceError: when an outline cannot be read, or the annotations are for an image of another size.
+    """
+    size = (image.shape[0], image.shape[1])
+    if record.size is not None and record.size != size:
+        raise SourceError(
+            f"{record.path} is {size[1]} x {size[0]} pixels and its annotations are for "
+            f"{record.size[1]} x {record.size[0]}; annotate the image as it is, with its EXIF orientation obeyed"
+        )
+    objects = record.objects
+    if record.size is None and objects is not None:  # nobody could look before
+        for number, box in enumerate(objects.boxes.tolist()):
+            if cut_box(tuple(box), size) is None:
+                raise SourceError(
+                    f"{record.path} is {size[1]} x {size[0]} pixels and the box {', '.join(f'{v:g}' for v in box)} "
+                    f"(x0, y0, x1, y1) of its object {number} lies outside; correct its annotations"
+                )
+    return Scene.of(image, objects)

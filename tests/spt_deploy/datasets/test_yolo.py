@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spt_deploy.datasets.dataset import DataSet
+from spt_deploy.datasets.formats import find_format, read_data
+from spt_deploy.datasets.yolo import label_file
 from spt_deploy.errors import InputError
 from spt_deploy.images import read_image, read_size
-from spt_deploy.training.dataset import DataSet
-from spt_deploy.training.formats import find_format, read_data
-from spt_deploy.training.yolo import label_file
-from tests.spt_deploy.training.data_formats import make_truth, write_yolo
+from tests.spt_deploy.datasets.data_formats import make_truth, write_yolo
 from tests.spt_deploy.training.support import make_image_folder
 
 WIDTH, HEIGHT = 40, 20

@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from spt_deploy.errors import InputError
-from spt_deploy.training.annotations import (
+from spt_deploy.datasets.annotations import (
     AnnotationError,
     LeftOut,
     ObjectList,
@@ -34,15 +33,17 @@ from spt_deploy.training.annotations import (
     load_json,
     numbers,
 )
-from spt_deploy.training.dataset import Broken, DataSet, Record
-from spt_deploy.training.objects import Outline
-from spt_deploy.training.outlines import Polygons, RunLength
+from spt_deploy.datasets.dataset import Broken, DataSet, Record
+from spt_deploy.datasets.objects import Outline
+from spt_deploy.datasets.outlines import Polygons, RunLength
+from spt_deploy.errors import InputError
 
 NAME = "coco"
 TITLE = "COCO JSON"
 LOOKS_FOR = "annotations/[instances_]train*.json or train/_annotations.coco.json, and the same for val"
 
 _TRIANGLE = 6  # numbers
+_TWICE = "has a category's id or name twice; each must be there once"
 _NO_OBJECT = (AnnotationError, KeyError, TypeError, AttributeError)  # raised by an annotation that cannot be used
 _NAMES = {  # the first that is there; CVAT's begin with a capital
     "train": ("train", "Train"),
@@ -64,7 +65,11 @@ def found_text(folder: Path) -> str | None:
 
 def half_text(folder: Path) -> str | None:
     """What ``folder`` has of the format and what it lacks; None where it has nothing or all."""
-    return half_of(_found(folder), folder)
+    found, place = _found(folder), folder / "annotations"
+    others = _json_files(place) if place.is_dir() else []
+    if not found and others:  # of CVAT, where nobody has said what is to be learnt from
+        return f"has {others[0].relative_to(folder)} and no such file for train and val"
+    return half_of(found, folder)
 
 
 def read(folder: Path, max_broken: float) -> DataSet:
@@ -88,6 +93,8 @@ def read(folder: Path, max_broken: float) -> DataSet:
         )
     used = {id_of(a.get("category_id")) for c in contents.values() for a in c["annotations"] if isinstance(a, dict)}
     ids = sorted(i for i in names if i in used or not _is_group(i, contents["train"]["categories"]))
+    if len({names[i] for i in ids}) != len(ids):
+        raise InputError(f"{files['train'].path} {_TWICE}")
     places = {category: place for place, category in enumerate(ids)}
     broken: list[Broken] = []
     records: dict[str, tuple[Record, ...]] = {}
@@ -108,24 +115,32 @@ def read(folder: Path, max_broken: float) -> DataSet:
 
 
 def _found(folder: Path) -> dict[str, SplitFile]:
-    found = {split: _find_split(folder, names) for split, names in _NAMES.items()}
+    places = (folder / "annotations", folder)
+    files = {place: _json_files(place) for place in places if place.is_dir()}
+    found = {split: _find_split(folder, names, files) for split, names in _NAMES.items()}
     return {split: file for split, file in found.items() if file is not None}
 
 
-def _find_split(folder: Path, names: tuple[str, ...]) -> SplitFile | None:
+def _find_split(folder: Path, names: tuple[str, ...], files: dict[Path, list[Path]]) -> SplitFile | None:
+    """``files`` are the JSON files that may be of the split, by the folder they lie in."""
     for name in names:
         roboflow = folder / name / "_annotations.coco.json"
         if roboflow.is_file():
             return SplitFile(roboflow, (folder / name,))
-        for place in (folder / "annotations", folder):
-            candidates = [*sorted(place.glob(f"instances_{name}*.json")), *sorted(place.glob(f"{name}*.json"))]
-            if place == folder:  # a train.json in the open may be anything: only COCO's own name counts there
-                candidates = [c for c in candidates if c.name.startswith("instances_")]
-            if candidates:
-                own = candidates[0].stem.removeprefix("instances_")
+        for place, there in files.items():
+            # A train.json in the open may be anything: only COCO's own name counts there.
+            starts = (f"instances_{name}",) if place == folder else (f"instances_{name}", name)
+            file = next((path for start in starts for path in there if path.name.startswith(start)), None)
+            if file is not None:
+                own = file.stem.removeprefix("instances_")
                 inner = (folder / own, folder / "images" / own, folder / name, folder / "images" / name)
-                return SplitFile(candidates[0], (*inner, folder / "images", folder))
+                return SplitFile(file, (*inner, folder / "images", folder))
     return None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """Sorted by name. Not by ``glob``, for which a locked folder is an empty one."""
+    return sorted(path for path in folder.iterdir() if path.suffix == ".json")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -145,15 +160,15 @@ def _categories(path: Path, content: dict[str, Any]) -> dict[int, str]:
             names[int(category["id"])] = str(category["name"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} has the category {category!r}; expected an id and a name") from error
-    if len(names) != len(content["categories"]) or len(set(names.values())) != len(names):
-        raise InputError(f"{path} has a category's id or name twice; each must be there once")
+    if len(names) != len(content["categories"]):
+        raise InputError(f"{path} {_TWICE}")
     return names
 
 
 def _is_group(category_id: int, categories: list[dict[str, Any]]) -> bool:
-    """Whether it is Roboflow's heading over the others, which no annotation uses."""
+    """Whether it is Roboflow's heading over others, which no annotation uses; it may have the name of one of them."""
     name = next(c["name"] for c in categories if int(c["id"]) == category_id)
-    return any(c.get("supercategory") == name and c["name"] != name for c in categories)
+    return any(c.get("supercategory") == name and int(c["id"]) != category_id for c in categories)
 
 
 def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], left_out: LeftOut) -> Iterator[Record]:

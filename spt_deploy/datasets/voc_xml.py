@@ -5,13 +5,13 @@
                                         <object><name>person</name><difficult>0</difficult>
                                           <bndbox><xmin>174</xmin><ymin>101</ymin><xmax>349</xmax><ymax>351</ymax></bndbox>
                                         </object> ...
-    ImageSets/Main/train.txt, val.txt   names without suffix, one a line; trainval.txt and test.txt stand in for them
+    ImageSets/Main/train.txt, val.txt   names, one a line; trainval.txt and test.txt stand in for them
     SegmentationObject/2007_000027.png  for some images: which pixels belong to which object, by palette index
     classes.txt                         not VOC's own: class names in order, where the XML files do not show them all
 
 Pixels count from 1 in VOC and ``xmax`` is the last one, so that a box covers xmin - 1 to xmax. A difficult object is
 one that is not to be learnt or found. Without ``classes.txt``, classes are the names in the XML files in alphabetical
-order.
+order. CVAT, whose exports have a ``labelmap.txt``, writes no XML file for an image without objects.
 The folder may be that of a year (VOC2012) or the one above it, when it holds one year.
 """
 
@@ -22,17 +22,19 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
+from spt_deploy.datasets.annotations import AnnotationError, LeftOut, ObjectList, checked, class_file, text_lines
+from spt_deploy.datasets.dataset import Broken, DataSet, Record
+from spt_deploy.datasets.outlines import NumberedImage
 from spt_deploy.errors import InputError
-from spt_deploy.images import IMAGE_SUFFIXES
-from spt_deploy.training.annotations import AnnotationError, LeftOut, ObjectList, checked
-from spt_deploy.training.dataset import Broken, DataSet, Record
-from spt_deploy.training.outlines import NumberedImage
+from spt_deploy.images import IMAGE_SUFFIXES, is_image_name
 
 NAME = "voc"
 TITLE = "Pascal VOC XML"
 LOOKS_FOR = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt and val.txt"
 
+LABEL_MAP = "labelmap.txt"  # CVAT's
 _FOLDERS = ("Annotations", "JPEGImages")
+_EXPORT = "Roboflow and CVAT export the same as COCO JSON or YOLO labels, which are read"
 _SECOND_COLUMN = re.compile(r"\s+-?[01]\s*$")  # whether the image has the class
 _LISTS = {  # the first that is there; CVAT's begin with a capital
     "train": ("train.txt", "Train.txt", "trainval.txt"),
@@ -54,7 +56,7 @@ class _Item:
 class _Image:
     name: str
     path: Path
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     items: tuple[_Item, ...]
 
 
@@ -86,7 +88,18 @@ def found_text(folder: Path) -> str | None:
 def half_text(folder: Path) -> str | None:
     """What ``folder`` has of the format and what it lacks; None where it has nothing or all."""
     has = [name for name in _FOLDERS if (folder / name).is_dir()]
-    return f"has {has[0]}/ and not {(set(_FOLDERS) - set(has)).pop()}/" if len(has) == 1 else None
+    if len(has) == 1:
+        return f"has {has[0]}/ and not {(set(_FOLDERS) - set(has)).pop()}/"
+    xml = None if has else _beside_an_image(folder / "train") or _beside_an_image(folder)
+    if xml is None:
+        return None
+    return f"has {xml.relative_to(folder)} beside its image ({_EXPORT}), and not Annotations/ and JPEGImages/"
+
+
+def _beside_an_image(folder: Path) -> Path | None:
+    """An XML file as Roboflow and labelImg write it."""
+    images = {path.stem for path in folder.glob("*") if is_image_name(path)}
+    return next((path for path in sorted(folder.glob("*.xml")) if path.stem in images), None)
 
 
 def read(folder: Path, max_broken: float) -> DataSet:
@@ -97,14 +110,14 @@ def read(folder: Path, max_broken: float) -> DataSet:
     """
     place = home(folder)
     if place is None:
-        raise InputError(f"{folder} is no VOC data set; looked for {LOOKS_FOR}")
+        raise InputError(f"{folder} {half_text(folder) or 'is no VOC data set'}; looked for {LOOKS_FOR}")
     of_split = lists(place)
     for split, names in _LISTS.items():
         if split not in of_split:
             raise InputError(
                 f"{place / 'ImageSets/Main'} has none of {', '.join(names)}; list the {split} images there"
             )
-    known = _class_file(place)
+    known = class_file(place)
     broken: list[Broken] = []
     images: dict[str, list[_Image]] = {}
     left = {split: LeftOut(path, max_broken) for split, path in of_split.items()}
@@ -132,31 +145,19 @@ def read(folder: Path, max_broken: float) -> DataSet:
     return checked(data, folder)
 
 
-def _class_file(place: Path) -> tuple[str, ...]:
-    path = place / "classes.txt"
-    if not path.is_file():
-        return ()
-    return tuple(line.strip() for line in _lines(path))
-
-
 def _listed(place: Path, path: Path) -> list[str]:
-    names = dict.fromkeys(_name_in(line.strip(), place) for line in _lines(path))
+    names = dict.fromkeys(_name_in(line, place) for line in text_lines(path))
     if not names:
-        raise InputError(f"{path} names no image; write a name without suffix on each line")
+        raise InputError(f"{path} names no image; write a name on each line")
     return list(names)
 
 
 def _name_in(line: str, place: Path) -> str:
-    # A class's own list (dog_train.txt) has a second column; some tools write one into the lists of all images, too.
-    # A name may end like one: "photo 1".
-    return line if (place / "Annotations" / f"{line}.xml").is_file() else _SECOND_COLUMN.sub("", line)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from error
+    # A class's own list (dog_train.txt) has a second column; some tools write one into the lists of all images, too, or
+    # the image's suffix. A name may end like either: "photo 1".
+    first = _SECOND_COLUMN.sub("", line)
+    stem = first.removesuffix(Path(first).suffix) if is_image_name(Path(first)) else first
+    return next((name for name in (line, first, stem) if (place / "Annotations" / f"{name}.xml").is_file()), first)
 
 
 def image_file(place: Path, name: str) -> Path | None:
@@ -173,6 +174,8 @@ def _read_image(place: Path, name: str, left_out: LeftOut) -> _Image | None:
     if path is None:
         left_out.add(name, left_out.file, f"{left_out.file} lists {name}, which has no file in {place / 'JPEGImages'}")
         return None
+    if not xml.exists() and (place / LABEL_MAP).is_file():
+        return _Image(name, path, None, ())
     try:
         root = ElementTree.fromstring(xml.read_bytes())
         size = (int(float(_text(root, "size/height"))), int(float(_text(root, "size/width"))))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spt_deploy.datasets.image_folder import read_image_folder
 from spt_deploy.errors import InputError
-from spt_deploy.training.image_folder import read_image_folder
 from tests.spt_deploy.training.support import make_image_folder
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
+from spt_deploy.datasets.annotations import AnnotationError, load_json
+from spt_deploy.datasets.dataset import DataSet, Record
+from spt_deploy.datasets.objects import cut_box
+from spt_deploy.datasets.outlines import RunLength, counts_of, read_numbers, voc_palette
+from spt_deploy.datasets.scene import scene_of
 from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import read_image
-from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml, yolo
-from spt_deploy.training.annotations import AnnotationError, load_json
-from spt_deploy.training.dataset import DataSet, Record, scene_of
-from spt_deploy.training.objects import cut_box
-from spt_deploy.training.outlines import RunLength, counts_of, read_numbers, voc_palette
 
 _JPEG_QUALITY = 95
 
@@ -174,16 +175,18 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     target = out / place.relative_to(folder)
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
     _write_lines(target / "classes.txt", data.class_names)
+    if (place / voc_xml.LABEL_MAP).is_file():
+        link(place / voc_xml.LABEL_MAP, target / voc_xml.LABEL_MAP)
     for split, path in voc_xml.lists(place).items():
         images = [record.path.relative_to(place / "JPEGImages") for record in data.splits[split]]
         names = [image.with_suffix("").as_posix() for image in images]
         _write_lines(target / path.relative_to(place), names)
         for name, record in zip(names, data.splits[split], strict=True):
-            xml = target / "Annotations" / f"{name}.xml"
-            if xml.exists():  # an image of both splits
+            whole, xml = place / "Annotations" / f"{name}.xml", target / "Annotations" / f"{name}.xml"
+            if xml.exists() or not whole.exists():  # an image of both splits, or one of CVAT's without an object
                 continue
             xml.parent.mkdir(parents=True, exist_ok=True)
-            text = (place / "Annotations" / f"{name}.xml").read_bytes()
+            text = whole.read_bytes()
             xml.write_bytes(_padded_xml(text, record.size) if pads and record.size else text)
             for shapes in ("SegmentationObject", "SegmentationClass"):
                 source = place / shapes / f"{name}.png"
@@ -217,6 +220,7 @@ def _lies_in(item: ElementTree.Element, size: tuple[int, int]) -> bool:
 
 
 def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
+    _write_lines(out / "classes.txt", data.class_names)  # as for VOC
     for split, file in bdd_json.find(folder).items():
         content = load_json(file.path)
         names = {record.path.name for record in data.splits[split]}

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spt_deploy.datasets.objects import Mask
 from spt_deploy.errors import SourceError
-from spt_deploy.training.objects import Mask
 
 _VOC_BORDER = 255  # the line between objects and around them, which is nobody's
 

@@ -7,14 +7,18 @@ module and a line there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spt_deploy.config import Task
-from spt_deploy.errors import InputError, UsageError, no_folder
-from spt_deploy.training import bdd_json, coco_json, image_folder, voc_xml, yolo
-from spt_deploy.training.annotations import MAX_BROKEN
-from spt_deploy.training.dataset import DataSet
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
+from spt_deploy.datasets.dataset import DataSet
+from spt_deploy.errors import InputError, SptError, UsageError, no_folder
+from spt_deploy.images import MAX_BROKEN
+
+_LEVELS = 3  # of folders between a data set and the images of a split: images/100k/train
+_MOST_BELOW = 8  # folders that are looked into: one that a ZIP file made, and not a thousand classes
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def read_data(
         suits = "multilabel or detect" if chosen.has_objects else "classify"
         raise UsageError(
             f"task is {task} and {folder} is {chosen.title}, which names {has} and is for the task {suits}; "
-            f"train with --task {suits}, or give data of the format {fitting}"
+            f"give data of the format {fitting}, or train with --task {suits}"
         )
     return replace(chosen.read(folder, max_broken), found=f"{folder} is {chosen.title} ({found})")
 
@@ -99,9 +103,7 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         if yolo.yaml_file(folder) is not None:
             return yolo.NAME, "a file with train: and names:"
         raise InputError(f"{no_folder(folder)}; name the folder of a data set")
-    found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
-    if yolo.NAME in found or yolo.label_folder(folder) is not None:
-        found.pop(image_folder.NAME, None)  # folders called images and labels are no classes
+    found = _found(folder)
     if len(found) > 1:
         several = ", ".join(f"{name} ({text})" for name, text in found.items())
         raise UsageError(f"{folder} could be {several}; say which with --format")
@@ -109,11 +111,34 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         return next(iter(found.items()))
     if yolo.yaml_file(folder) is not None:
         return yolo.NAME, "a file with train: and names:"  # its reader says what is missing
+    near = _near(folder)
+    if near is not None:
+        raise InputError(f"{folder} is no data set by itself, and {near}; name that folder")
     for f in FORMATS.values():
         half = f.half_text(folder)
         if half is not None:
             raise InputError(f"{folder} {half}, which makes half of {f.title}; looked for {f.looks_for}")
-    if any((folder / split).is_dir() for split in image_folder.SPLITS):
+    splits = [folder / split for split in image_folder.SPLITS if (folder / split).is_dir()]
+    if any(map(image_folder.class_folders, splits)):  # images alone, beside labelme's files, may be of anything
         return image_folder.NAME, "train/ or val/"  # its reader says what is missing
     looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
     raise InputError(f"{folder} is no data set of a known format; looked for {looked}")
+
+
+def _found(folder: Path) -> dict[str, str]:
+    """Names of the formats that a folder is of, each with what told it."""
+    found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
+    if yolo.NAME in found or yolo.label_folder(folder) is not None:
+        found.pop(image_folder.NAME, None)  # folders called images and labels are no classes
+    return found
+
+
+def _near(folder: Path) -> str | None:
+    """``PLACE, above it, is ...``: the data set that a folder is a part of, or that lies in it; None without."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir())[:_MOST_BELOW]
+    places = dict.fromkeys(folder.absolute().parents[:_LEVELS], "above") | dict.fromkeys(below, "below")
+    for place, where in places.items():
+        with suppress(SptError, OSError):  # nobody has named it
+            for name, text in _found(place).items():
+                return f"{place}, {where} it, is {FORMATS[name].title} ({text})"
+    return None

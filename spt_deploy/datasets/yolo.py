@@ -29,11 +29,11 @@ from typing import Any
 
 import numpy as np
 
+from spt_deploy.datasets.annotations import AnnotationError, LeftOut, ObjectList, checked, first_file, text_lines
+from spt_deploy.datasets.dataset import Broken, DataSet, Record
+from spt_deploy.datasets.outlines import Polygons
 from spt_deploy.errors import InputError, RuntimeMissingError, SourceError
 from spt_deploy.images import find_images, is_image_name, read_size
-from spt_deploy.training.annotations import AnnotationError, LeftOut, ObjectList, checked, first_file
-from spt_deploy.training.dataset import Broken, DataSet, Record
-from spt_deploy.training.outlines import Polygons
 
 NAME = "yolo"
 TITLE = "YOLO labels"
@@ -71,8 +71,9 @@ class Layout:
 
 def yaml_file(given: Path) -> Path | None:
     """The file that names the splits: ``given`` itself, or the one in that folder; None without."""
-    files = sorted(given.iterdir(), key=lambda path: (path.stem != "data", path)) if given.is_dir() else [given]
-    return next((file for file in files if file.suffix in _YAML and _names_splits(file)), None)
+    files = [file for file in (given.iterdir() if given.is_dir() else [given]) if file.suffix in _YAML]
+    files.sort(key=lambda path: (path.stem != "data", path))
+    return next(filter(_names_splits, files), None)
 
 
 def label_folder(folder: Path) -> Path | None:
@@ -171,7 +172,7 @@ def object_lines(label: Path, layout: Layout, size: tuple[int, int]) -> list[lis
         size: (height, width) of the image.
     """
     taken = []
-    for line in _lines(label):
+    for line in text_lines(label):
         values = _values(line, layout)
         try:
             _add(ObjectList(size), values, layout.places, size)
@@ -246,7 +247,7 @@ def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterat
             except SourceError as error:
                 raise InputError(f"{layout.file}: {error}") from error
             continue
-        for line in _lines(place):
+        for line in text_lines(place):
             image = first_file((place.parent, layout.file.parent), line.replace("\\", "/"))
             if image is None:
                 left_out.add(line, place, f"{place} lists {line}, which has no file")
@@ -254,23 +255,11 @@ def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterat
                 yield image
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, stripped.
-
-    Raises:
-        InputError: when it cannot be read.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-
-
 def _records(layout: Layout, images: Sequence[Path], left_out: LeftOut) -> Iterator[Record]:
     for number, path in enumerate(images):
         label = label_file(path)
         try:
-            lines = _lines(label) if label.is_file() else []
+            lines = text_lines(label) if label.is_file() else []
             size = read_size(path) if lines else None
         except (InputError, SourceError) as error:
             left_out.add(str(path), path, str(error))

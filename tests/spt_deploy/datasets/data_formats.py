@@ -14,13 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from spt_deploy.training.outlines import counts_of, voc_palette
+from spt_deploy.datasets.outlines import counts_of, voc_palette
 
 COLOURS = {"car": (220, 60, 40), "person": (60, 200, 60), "rider": (50, 50, 220)}  # BGR, in alphabetical order
 NAMES = tuple(COLOURS)
 CATEGORY_IDS = (3, 17, 90)  # of the same names, with gaps
 HEIGHT, WIDTH = 48, 64
 SPLITS = ("train", "val")
+CVAT = {"train": "Train", "val": "Validation"}  # what it calls them
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,19 @@ def write_voc(folder: Path, truth: dict[str, list[Picture]], outlines: bool = Tr
                 # OpenCV writes no palette; a reader sees the colours that the palette would give.
                 colours = voc_palette()[numbers][:, :, ::-1]
                 cv2.imwrite(str(folder / f"SegmentationObject/{picture.name}.png"), colours)
+    return folder
+
+
+def write_voc_of_cvat(folder: Path, truth: Truth) -> Path:
+    """Pascal VOC as CVAT writes it: other lists, a list of labels, and no XML file where there is nothing to say."""
+    write_voc(folder, truth)
+    for split, name in CVAT.items():
+        (folder / f"ImageSets/Main/{split}.txt").rename(folder / f"ImageSets/Main/{name}.txt")
+        for picture in truth[split]:
+            if not picture.things:
+                (folder / f"Annotations/{picture.name}.xml").unlink()
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", *(f"{name}:128,0,0::" for name in NAMES)]
+    (folder / "labelmap.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return folder
 
 

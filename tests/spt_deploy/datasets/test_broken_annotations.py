@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spt_deploy.datasets.dataset import DataSet
+from spt_deploy.datasets.formats import read_data
 from spt_deploy.errors import InputError
-from spt_deploy.training.dataset import DataSet
-from spt_deploy.training.formats import read_data
 from spt_deploy.workflows.sparse_data import make_padded
-from tests.spt_deploy.training.data_formats import (
+from tests.spt_deploy.datasets.data_formats import (
     HEIGHT,
     WIDTH,
     Writer,
@@ -141,6 +141,15 @@ def _as_on_windows(content: dict[str, Any]) -> None:
         image["file_name"] = f"train2017\\{image['file_name']}"
 
 
+def _with_heading(folder: Path) -> None:
+    """As Roboflow writes it for a project that is called what its class is called."""
+    for path in folder.glob("annotations/*.json"):
+        content = json.loads(path.read_text())
+        categories = [category | {"supercategory": "car"} for category in content["categories"]]
+        content["categories"] = [{"id": 0, "name": "car", "supercategory": "none"}, *categories]
+        path.write_text(json.dumps(content))
+
+
 def _in_lists(change: Callable[[str], str]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         for path in (folder / "ImageSets/Main").glob("*.txt"):
@@ -155,9 +164,12 @@ ODD: list[tuple[str, Writer, Callable[[Path], None], bool]] = [
     ("coco: two points", write_coco, _coco(_first(segmentation=[[1, 2, 3, 4]])), False),
     ("coco: numbers as text", write_coco, _coco(_as_text), True),
     ("coco: backslashes", write_coco, _coco(_as_on_windows), True),
+    ("coco: a heading of a class's name", write_coco, _with_heading, True),
     ("voc: size with a point", write_voc, _voc(f"<width>{WIDTH}<", f"<width>{WIDTH}.0<"), True),
     ("voc: list with a mark", write_voc, _in_lists(lambda text: "\ufeff" + text), True),
     ("voc: list with a column", write_voc, _in_lists(lambda text: text.replace("\n", "  -1\n")), True),
+    ("voc: list with suffixes", write_voc, _in_lists(lambda text: text.replace("\n", ".png\n")), True),
+    ("voc: list of VoTT", write_voc, _in_lists(lambda text: text.replace("\n", ".png 1\n")), True),
 ]
 
 

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from spt_deploy.datasets.dataset import Broken, DataSet
+from spt_deploy.datasets.objects import Objects, Outline, cut_box
 from spt_deploy.errors import InputError
-from spt_deploy.training.dataset import Broken, DataSet
-from spt_deploy.training.objects import Objects, Outline, cut_box
-
-MAX_BROKEN = 0.05  # share of a split's images that may be broken, where nobody says otherwise
 
 
 class AnnotationError(Exception):
@@ -150,6 +148,28 @@ def load_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # also a text that is no UTF-8
         raise InputError(f"{path} is no JSON: {error}; write it again") from error
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, stripped.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def class_file(folder: Path) -> tuple[str, ...]:
+    """The class names in ``classes.txt`` of a data set whose own files do not list them; none where it is not there.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    path = folder / "classes.txt"
+    return tuple(text_lines(path)) if path.is_file() else ()
 
 
 def numbers(values: Any, count: int, what: str) -> tuple[float, ...]:

@@ -4,32 +4,37 @@
     labels/det_20/det_train.json                 or labels/bdd100k_labels_images_train.json (of 2018), labels/train.json
         {"name": "0000f77c-6257be58.jpg",
          "labels": [{"category": "car", "box2d": {"x1": 45.2, "y1": 254.5, "x2": 357.8, "y2": 487.9}}, ...]}
+    classes.txt                                  not BDD's own: names in order, where the labels do not show all
 
-Entries without ``box2d`` (lanes, drivable area) are no objects. Classes are the ten of the file's year in BDD's order,
-or the names in alphabetical order where they are none of BDD's. Of 2020's, "other person", "other vehicle" and
-"trailer" count as crowd, as in the official evaluation, and so does what has the attribute ``crowd``: not to be learnt
-or found. The images' size is not in the file.
+Entries without ``box2d`` (lanes, drivable area) are no objects. Without ``classes.txt``, classes are the ten of the
+file's year in BDD's order, or the file's own names in alphabetical order where BDD has none for more than 5 % of the
+objects. Of 2020's, "other person", "other vehicle" and "trailer" count as crowd, as in the official evaluation, and so
+does what has the attribute ``crowd``: not to be learnt or found. The images' size is not in the file.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spt_deploy.errors import InputError
-from spt_deploy.training.annotations import (
+from spt_deploy.datasets.annotations import (
     AnnotationError,
     LeftOut,
     ObjectList,
     SplitFile,
     checked,
+    class_file,
     first_file,
     half_of,
     load_json,
     numbers,
 )
-from spt_deploy.training.dataset import Broken, DataSet, Record
+from spt_deploy.datasets.dataset import Broken, DataSet, Record
+from spt_deploy.errors import InputError
+from spt_deploy.images import MAX_BROKEN
 
 NAME = "bdd"
 TITLE = "BDD100K JSON"
@@ -91,7 +96,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     if not files:
         raise InputError(f"{folder} {half_text(folder) or 'has no BDD100K labels'}; looked for {LOOKS_FOR}")
     entries = {split: _load(file.path) for split, file in files.items()}
-    class_names = _class_names(entries)
+    class_names = class_file(folder) or _class_names(entries)
     indices = {name: index for index, name in enumerate(class_names)}
     broken: list[Broken] = []
     records: dict[str, tuple[Record, ...]] = {}
@@ -130,16 +135,21 @@ def _load(path: Path) -> list[Any]:
 
 
 def _class_names(entries: dict[str, list[Any]]) -> tuple[str, ...]:
-    found = {
+    found = Counter(
         str(label.get("category"))
         for of_split in entries.values()
         for entry in of_split
         if isinstance(entry, dict)
         for label in entry.get("labels") or ()
         if isinstance(label, dict) and "box2d" in label
+    )
+    foreign = {
+        names: sum(count for name, count in found.items() if name not in names and IGNORED.get(name) not in names)
+        for names in (CLASSES_2020, CLASSES_2018)
     }
-    best = max((CLASSES_2020, CLASSES_2018), key=lambda names: len(found & set(names)))
-    return best if found & set(best) else tuple(sorted(found))
+    best = min(foreign, key=lambda names: foreign[names])
+    few = math.ceil(MAX_BROKEN * found.total())  # slips of the pen, which are named and left out
+    return best if found and foreign[best] <= few else tuple(sorted(found))
 
 
 def _records(file: SplitFile, entries: list[Any], indices: dict[str, int], left_out: LeftOut) -> Iterator[Record]:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spt_deploy.datasets.annotations import LeftOut, first_file
+from spt_deploy.datasets.dataset import Broken, DataSet, Record
+from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError, SourceError, no_folder
 from spt_deploy.images import find_images, is_image_name
-from spt_deploy.training.annotations import LeftOut, first_file
-from spt_deploy.training.dataset import Broken, DataSet, Record
-from spt_deploy.training.objects import Objects
 
 NAME = "folder"
 TITLE = "an image folder"
