@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from spt_deploy.datasets.dataset import Broken
 from spt_deploy.images import check_unreadable
+from spt_deploy.training.reading import batches_of, reader
 from spt_deploy.training.samples import Key, Sample, Samples
 
 _PER_IMAGE = ("boxes", "box_labels", "crowd")  # tensors of another length in every image
@@ -179,14 +178,12 @@ class Loader:
         self._samples = samples
         self._batches = EpochBatches(len(samples), batch, shuffle_seed, rank, world)
         self._max_broken, self._on_broken = max_broken, on_broken
-        self._loader: DataLoader[Sample | Broken] = DataLoader(
+        self._loader = reader(
             samples,
+            workers,
+            collate,
             batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=collate,
             pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
             # Its own: without one, every pass would draw from the generator that the model's noise comes from.
             generator=torch.Generator().manual_seed(0),
         )
@@ -205,9 +202,10 @@ class Loader:
 
         Raises:
             InputError: when more images than ``max_broken`` allows are unreadable.
+            ResultError: when a process that reads them has ended, or cannot hand them over.
         """
         self._batches.epoch = epoch
-        for batch in self._loader:
+        for batch in batches_of(self._loader):
             for broken in batch.broken:
                 self.count(broken)
             yield batch
@@ -223,16 +221,3 @@ class Loader:
         self.broken[broken.path] = broken
         self._on_broken(broken)
         check_unreadable(len(self.broken), self.images, broken.reason, self._max_broken)
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker: the workers are the parallelism, and OpenCV's own threads do not survive a fork.
-
-    And a process group of its own: a signal to the run's group is the main process's to answer, which needs the worker
-    until its step is done. ``timeout`` and torchrun send one there.
-    """
-    import cv2
-
-    os.setpgid(0, 0)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -25,6 +25,7 @@ from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.initial import load_initial
 from spt_deploy.training.loader import Loader
 from spt_deploy.training.loop import Interrupted, Trainer
+from spt_deploy.training.memory import told_what_needs_less
 from spt_deploy.training.presentation import Presentation
 from spt_deploy.training.ranks import Ranks, device_of_rank, join_ranks
 from spt_deploy.training.report import Reports
@@ -144,7 +145,8 @@ def _train(
         presentation = Presentation(folder, trainer, data, reports)
         interrupted = False
         try:
-            _run(trainer, folder, preprocessing, progress, presentation, reports)
+            with told_what_needs_less(config, device):
+                _run(trainer, folder, preprocessing, progress, presentation, reports)
         except Interrupted:
             interrupted = True
         if ranks.is_main:

@@ -180,7 +180,6 @@ def test_an_image_of_voc_may_have_any_suffix_of_an_image(tmp_path: Path, suffix:
     assert [record.path for record in read_data(folder, max_broken=0.0).train][1] == renamed
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_give_the_same_boxes_and_masks_as_one_process(tmp_path: Path) -> None:
     data = read_data(write_coco(tmp_path, make_truth()), "detect")
     preprocessing = Preprocessing(size=(64, 96), mode="letterbox")

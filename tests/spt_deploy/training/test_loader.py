@@ -65,7 +65,6 @@ def test_each_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
     assert len(batches) == 3
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_give_the_same_batches_as_one_process(folder: Path) -> None:
     alone, shared = (Loader(samples(folder), 5, shuffle_seed=0, workers=workers) for workers in (0, 2))
     for epoch in (1, 2):

@@ -137,6 +137,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(folder: Path
     assert not (tmp_path / "run/last.pt").exists()
 
 
+def test_a_step_that_finds_no_memory_says_how_to_need_less(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MixedPrecision, "step", lambda *_: torch.empty(1 << 55))
+    with pytest.raises(ResultError, match=r"cpu is too small for spt_micro and 8 images .*--batch 4 --accumulate 2"):
+        train(tiny_config(folder, tmp_path / "run"))
+
+
 def test_a_gradient_that_is_no_number_stops_the_run_before_it_reaches_the_weights(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
