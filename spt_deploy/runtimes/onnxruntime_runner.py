@@ -19,28 +19,12 @@ from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.onnxruntime_batches import SessionsByBatch
+from spt_deploy.runtimes.onnxruntime_cuda import PROVIDER, choose_device, load_cuda, why_it_fell_back
 from spt_deploy.runtimes.parts import may_be_cut
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": PROVIDER}
 _CUDA_OPTIONS = {"use_tf32": "0"}  # float32 has its 23 bits of mantissa: with ten of them parity fails
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
-
-
-def choose_device(wanted: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes CUDA where its provider is.
-
-    Raises:
-        RuntimeMissingError: when ``cuda`` is asked for and its provider is not there.
-    """
-    available = ort.get_available_providers()
-    if wanted == "auto":
-        return "cuda" if _PROVIDERS["cuda"] in available else "cpu"
-    if wanted == "cuda" and _PROVIDERS["cuda"] not in available:
-        raise RuntimeMissingError(
-            f"this ONNX Runtime has no CUDA provider (it has {', '.join(available)}); "
-            "pip install onnxruntime-gpu, or use --device cpu"
-        )
-    return wanted
 
 
 def open_session(
@@ -69,6 +53,7 @@ def open_session(
     provider = _PROVIDERS[device]
     # CUDA sessions keep the CPU provider for shape arithmetic; a session wholly on the CPU is caught below.
     providers = [provider] if device == "cpu" else [(provider, _CUDA_OPTIONS), _PROVIDERS["cpu"]]
+    missing = load_cuda() if device == "cuda" else ()
     source = str(model) if isinstance(model, Path) else model
     try:
         session = ort.InferenceSession(source, options, providers=providers)
@@ -77,8 +62,7 @@ def open_session(
         raise ArtefactError(f"ONNX Runtime cannot load {name}: {str(error).splitlines()[0]}") from error
     if session.get_providers()[0] != provider:
         raise RuntimeMissingError(
-            f"ONNX Runtime fell back from {provider} to {session.get_providers()[0]}; "
-            "check the CUDA and cuDNN libraries it needs, or use --device cpu"
+            f"ONNX Runtime fell back from {provider} to {session.get_providers()[0]}: {why_it_fell_back(missing)}"
         )
     return session
 

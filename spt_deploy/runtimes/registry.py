@@ -113,9 +113,9 @@ def _reaches_gpu() -> bool:
     """Whether ONNX Runtime is there and has a GPU."""
     if not is_installed("onnxruntime") or not has_gpu():
         return False
-    import onnxruntime
+    from spt_deploy.runtimes.onnxruntime_cuda import no_cuda
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return no_cuda() is None
 
 
 def open_runner(

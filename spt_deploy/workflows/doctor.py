@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import tempfile
@@ -253,11 +255,9 @@ def _run(
 def _no_cuda(runtime: str, gpu: str | None) -> str:
     """Why a runtime has no CUDA device; empty where it has one."""
     if runtime == "onnxruntime":
-        import onnxruntime as ort
+        from spt_deploy.runtimes.onnxruntime_cuda import no_cuda
 
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            return "this build has no CUDA provider; on a machine with an NVIDIA GPU: pip install 'spt-deploy[gpu]'"
-        return ""
+        return no_cuda() or ""
     return "" if gpu else "PyTorch sees no CUDA device"
 
 
@@ -265,6 +265,9 @@ def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
     """Of what is installed and can be imported; None where nothing is."""
     if not is_installed(runtime):
         return None
+    if len(distributions) > 1:  # both may be there, of which one's files are
+        with contextlib.suppress(Exception):  # see _run
+            return str(importlib.import_module(runtime).__version__)
     for name in distributions:
         try:
             return importlib.metadata.version(name)

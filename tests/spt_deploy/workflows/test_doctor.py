@@ -81,7 +81,9 @@ def test_a_runtime_that_is_installed_and_does_not_load_fails_and_says_why(
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime/__init__.py").write_text("raise ImportError('libcudart is missing')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [n for n in sys.modules if n.split(".")[0] == "onnxruntime" or n.endswith("onnxruntime_runner")]:
+    for name in [
+        n for n in sys.modules if n.split(".")[0] == "onnxruntime" or n.startswith("spt_deploy.runtimes.onnxruntime_")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     found = _check("onnxruntime", device, tmp_path / "model.onnx", "", np.zeros((1, 3, 64, 64), np.float32), {}, None)
     assert found.verdict == "fails"
