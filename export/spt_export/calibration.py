@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 from spt_deploy.errors import InputError, RuntimeMissingError
 from spt_deploy.facts import THRESHOLD_INPUT
 from spt_deploy.image_input import Images
+from spt_deploy.telemetry import no_telemetry
 from spt_export.precision import LARGEST_FP16, to_mixed_precision
 
 ERRORS_ONLY = 3  # ONNX Runtime's log severity: it warns of each function's node that it does not fold
@@ -73,7 +74,8 @@ def watch_magnitudes(
         RuntimeMissingError: when ONNX Runtime is not installed.
     """
     try:
-        import onnxruntime as ort
+        with no_telemetry():
+            import onnxruntime as ort
     except ImportError as error:
         raise RuntimeMissingError(
             "calibration runs in ONNX Runtime, which is missing: pip install onnxruntime"

@@ -7,10 +7,12 @@ import io
 import re
 from functools import cache
 
-import onnxruntime as ort
-
 from spt_deploy.engine.library import has_gpu
 from spt_deploy.errors import RuntimeMissingError
+from spt_deploy.telemetry import no_telemetry
+
+with no_telemetry():
+    import onnxruntime as ort
 
 PROVIDER = "CUDAExecutionProvider"
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from spt_deploy.errors import ArtefactError, RuntimeMissingError
+from spt_deploy.telemetry import no_telemetry
 
 try:
-    import onnxruntime as ort
+    with no_telemetry():
+        import onnxruntime as ort
 except ImportError as error:
     raise RuntimeMissingError("onnxruntime is not installed; pip install onnxruntime (or onnxruntime-gpu)") from error
 

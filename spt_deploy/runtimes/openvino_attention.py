@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from openvino import opset13 as ops
+from spt_deploy.telemetry import no_telemetry
+
+with no_telemetry():
+    from openvino import opset13 as ops
 
 CONVERSIONS = frozenset({"Convert", "ConvertLike"})
 SCALINGS = frozenset({"Subtract", "Multiply"})

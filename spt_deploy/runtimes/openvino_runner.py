@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 
 from spt_deploy.errors import ArtefactError, RuntimeMissingError, UsageError
+from spt_deploy.telemetry import no_telemetry
 
 try:
-    import openvino
+    with no_telemetry():
+        import openvino
 except ImportError as error:
     raise RuntimeMissingError("openvino is not installed; pip install openvino") from error
 

@@ -27,6 +27,7 @@ from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.registry import RUNTIMES, is_installed
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
+from spt_deploy.telemetry import no_telemetry
 from spt_deploy.workflows.build_engine import build_engine
 
 SIZE = (64, 64)  # pixels: small, and stages 3 and 4 still have tokens to drop
@@ -266,7 +267,7 @@ def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
     if not is_installed(runtime):
         return None
     if len(distributions) > 1:  # both may be there, of which one's files are
-        with contextlib.suppress(Exception):  # see _run
+        with contextlib.suppress(Exception), no_telemetry():  # see _run
             return str(importlib.import_module(runtime).__version__)
     for name in distributions:
         try:
