@@ -7,7 +7,6 @@ sentence on stderr and the error's exit code, with the traceback above it when `
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -15,8 +14,8 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from spt_deploy.atomic import DISK_FULL, output_error
-from spt_deploy.errors import InputError, RuntimeMissingError, SptError, notes_of
+from spt_deploy.cli.machine_errors import machine_error
+from spt_deploy.errors import SptError, notes_of
 from spt_deploy.version import __version__
 
 # How long PyTorch's OpenMP threads (libgomp) spin for each other before they sleep. By default so long that, beside
@@ -108,21 +107,10 @@ def _sentence(error: Exception) -> tuple[str, int]:
         return error.format_message().rstrip(".") + hint, error.exit_code
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        error = output_error(error.filename or "a file", error)
-    if isinstance(error, PermissionError) and error.filename is not None:
-        error = InputError(f"{error.filename} cannot be opened: {error.strerror}; get the right to, or name another")
-    if isinstance(error, ImportError) and error.name == "cv2":  # its wheel needs what servers and containers often lack
-        error = RuntimeMissingError(
-            f"OpenCV cannot be loaded ({error}); on a machine without desktop libraries: "
-            "pip install opencv-python-headless"
-        )
+    if not isinstance(error, SptError):
+        error = machine_error(error) or error
     if isinstance(error, SptError):
         return str(error), error.exit_code
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]  # such as torch on a box that only runs ONNX files
-        if importlib.util.find_spec(package) is None:
-            return f"this needs {package}, which is not installed; pip install {package}", RuntimeMissingError.exit_code
     # No error of ours: named in one line, so that it can be searched for and reported.
     message = " ".join(str(error).split()) or "no message"
     return f"unexpected {type(error).__name__}: {message}; run again with --debug for the traceback", 1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -145,6 +148,39 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(run_raising: R
     result = run_raising(ModuleNotFoundError("No module named 'tensor.nn'", name="tensor.nn"))
     assert result.exit_code == RuntimeMissingError.exit_code
     assert result.stderr == "error: this needs tensor, which is not installed; pip install tensor\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "sentence"),
+    [
+        (MemoryError(), 1, "there is too little memory for this; smaller batches"),
+        (RuntimeError("can't start new thread"), 1, "the system starts no more threads; raise the limits"),
+        (OSError(errno.EMFILE, "Too many open files", "a.png"), 1, "Too many open files: .*ulimit -n"),
+    ],
+)
+def test_a_limit_of_the_machine_is_a_sentence_that_says_which(
+    run_raising: Run, error: Exception, exit_code: int, sentence: str
+) -> None:
+    result = run_raising(error)
+    assert result.exit_code == exit_code
+    assert re.match(f"error: {sentence}", result.stderr)
+    assert "unexpected" not in result.stderr
+
+
+def test_without_a_place_for_temporary_files_the_folders_that_were_tried_are_named(
+    run_raising: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(FileNotFoundError) as nowhere:
+        tempfile.gettempdir()
+    result = run_raising(nowhere.value)
+    assert result.exit_code == OutputError.exit_code
+    folders = f"{tmp_path}/a, {tmp_path}/b"
+    assert (
+        result.stderr
+        == f"error: no folder for temporary files can be written ({folders}); set TMPDIR to one that can\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["spt_deploy.gone", "numpy.gone"])
