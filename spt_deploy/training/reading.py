@@ -63,9 +63,14 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     """One pass over the batches of a `reader`.
 
     Raises:
-        ResultError: when a process that reads has ended, or cannot hand over what it read.
+        ResultError: when a process that reads cannot be started, has ended, or cannot hand over what it read.
     """
-    iterator = iter(loader)
+    try:
+        iterator = iter(loader)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):  # it is about a folder for temporary files
+            raise
+        raise ResultError(f"processes that read images cannot be started: {_REMEDY} ({error})") from error
     while True:
         try:
             batch = next(iterator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -87,6 +88,16 @@ def test_a_batch_that_does_not_fit_in_shared_memory_is_an_error_that_says_what_t
     assert next(batches)[0, 0] == 0
     with pytest.raises(ResultError, match=r"cannot hand them over: .*--shm-size .*--workers 0 .*File too large"):
         next(batches)
+
+
+def test_processes_that_cannot_be_started_are_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # what semaphores say of a full /dev/shm
+
+    loader = reader(Numbers(nothing), 2, stack, batch_size=2)
+    monkeypatch.setattr(type(loader), "_get_iterator", refuse)
+    with pytest.raises(ResultError, match=r"cannot be started: .*--shm-size .*--workers 0 .*No space left"):
+        next(batches_of(loader))
 
 
 def test_an_error_in_reading_is_raised_as_it_is() -> None:
