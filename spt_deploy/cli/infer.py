@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--overlay",
     default="boxes,selection",
     show_default=True,
-    help="What to draw: boxes, selection, both, or none; selection:3.5 is what block 3.5 kept.",
+    help="What to draw: boxes, selection, both with a comma, or none; selection:3.5 is what block 3.5 kept.",
 )
 @click.option(
     "--conf",

@@ -79,7 +79,7 @@ class Overlay:
         wanted = [part for part in parts if part]
         heads = [part.partition(":")[0] if part.startswith("selection:") else part for part in wanted]
         if wanted != ["none"] and not set(heads) <= set(PARTS):
-            raise UsageError(f"overlay is {','.join(parts)!r}; expected {' and/or '.join(PARTS)}, or none alone")
+            raise UsageError(f"overlay is {','.join(parts)!r}; expected {', '.join(PARTS)}, both with a comma, or none")
         selections = {part for part in wanted if part.startswith("selection")}
         if len(selections) > 1:
             raise UsageError(f"overlay is {','.join(parts)!r}; expected one selection: of all blocks, or of one")

@@ -100,7 +100,7 @@ def test_an_input_that_is_not_there_is_exit_code_2_and_writes_nothing(inside: Pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--overlay", "heat"), "overlay is 'heat'; expected boxes and/or selection"),
+        (("--overlay", "heat"), "overlay is 'heat'; expected boxes, selection, both with a comma, or none"),
         (("--overlay", "boxes,selection:3.9"), "overlay names the SPA block '3.9'; the model's are 3.1, 3.2, 4.1, 4.2"),
         (("--format", "csv,xml"), "format is 'xml'; known are jsonl, csv, coco"),
         (("--format", "coco"), "COCO results are of detectors, and this model's task is classify"),

@@ -145,7 +145,7 @@ def test_parts_are_named_singly_or_together(parts: list[str], expected: Overlay)
 
 @pytest.mark.parametrize("parts", [["heat"], ["boxes", "masks"], ["none", "boxes"], ["boxes:3.1"]])
 def test_an_unknown_part_is_refused_with_the_known_ones(parts: list[str]) -> None:
-    with pytest.raises(UsageError, match="expected boxes and/or selection, or none alone"):
+    with pytest.raises(UsageError, match="expected boxes, selection, both with a comma, or none"):
         Overlay.of(parts)
 
 
