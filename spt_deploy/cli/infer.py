@@ -164,6 +164,8 @@ def command(
             if now.batch_select_ratio is not None:
                 sparkline.add(now.batch_select_ratio)
             reporter.update(now.done, text=f"{sparkline} {kept}".lstrip(), total=now.total)
+            for failure in now.lost:  # told now, for the others may go on for days
+                status(failure.reason)
 
         try:
             report = infer(
@@ -232,9 +234,10 @@ def _human(report: InferReport) -> str:
         lines.append(f"slowest stage: {done.limiting_stage}, {share} of the time; {done.hint}")
     if done.mean_select_ratio is not None:
         lines.append(f"kept {done.mean_select_ratio:.0%} of the tokens in the SPA blocks")
-    if done.dropped or done.gaps:
-        lost = f"; connections lost and found again: {done.gaps}" if done.gaps else ""
-        lines.append(f"{done.dropped} of {done.read} frames came too fast and were dropped{lost}")
+    if done.dropped:
+        lines.append(f"{done.dropped} of {done.read} frames came too fast and were dropped")
+    if done.gaps:
+        lines.append(f"connections lost and found again: {done.gaps}")
     if done.budget is not None:
         lines.append(done.budget.verdict)
     if done.overflowed:

@@ -31,7 +31,7 @@ from spt_deploy.streaming import summary as stages
 from spt_deploy.streaming.batches import MAX_WAIT, Batch, Filler
 from spt_deploy.streaming.budget import Budget
 from spt_deploy.streaming.flow import Channel, Flow
-from spt_deploy.streaming.frames import Frame, Sampling, Source, VideoSource, expected_frames
+from spt_deploy.streaming.frames import Failure, Frame, Sampling, Source, VideoSource, expected_frames
 from spt_deploy.streaming.sharing import InOrder, Stock
 from spt_deploy.streaming.summary import StageClock, StreamSummary
 from spt_deploy.streaming.turns import DECODERS, Turns, closing_sources
@@ -54,12 +54,14 @@ class Progress:
         total: of all sources, as far as they say; None when one does not.
         mean_select_ratio: so far, over frames and SPA blocks; None without SPA blocks.
         batch_select_ratio: likewise, of the last batch alone.
+        lost: live sources that were given up since the last call, while others go on.
     """
 
     done: int
     total: int | None
     mean_select_ratio: float | None
     batch_select_ratio: float | None = None
+    lost: tuple[Failure, ...] = ()
 
 
 class Pipeline:
@@ -104,6 +106,8 @@ class Pipeline:
         self._on_progress = on_progress
         self._batch = batch
         self._total: int | None = None
+        self._live: set[str] = set()  # names of live sources
+        self._told = 0  # failures that progress has passed
         self._ratios = (0.0, 0)  # sum of the mean select ratios, and how many
         self._lanes = self._workers = 1  # in the model, and beside it
         self._clock = StageClock()
@@ -129,7 +133,8 @@ class Pipeline:
             self._workers = _DRAWERS if several else 1
         workers = {stages.DECODE: decoders, stages.MODEL: self._lanes}
         self._clock = StageClock(workers | dict.fromkeys((stages.POSTPROCESS, stages.DRAW), self._workers))
-        self._summary = StreamSummary(stages=self._clock.stages, follows_live=live == len(sources))
+        self._summary = StreamSummary(stages=self._clock.stages)
+        self._live = {source.name for source in sources if source.live}
         self._total = expected_frames(sources, sampling)
         with closing_sources(sources), Flow() as flow:
             # A model with lanes shares the cores with the decoders.
@@ -142,6 +147,7 @@ class Pipeline:
             else:
                 self._run_by_batches(flow, filler, ready, turns)
         self._summary.read += self._summary.dropped
+        self._summary.follows_live = all(source.live for source in sources)  # as they turned out to be
         self._summary.stopped_by = stop.signal_number
         self._summary.mean_select_ratio = self._mean_select_ratio
         self._summary.wall_s = self._clock.wall
@@ -252,7 +258,10 @@ class Pipeline:
             done = self._summary.resumed + self._summary.inferred
             ratios = [each.mean_select_ratio for each in batch.predictions if each.mean_select_ratio is not None]
             of_batch = sum(ratios) / len(ratios) if ratios else None
-            self._on_progress(Progress(done, self._total, self._mean_select_ratio, of_batch))
+            failures = self._summary.failures[self._told :]
+            self._told += len(failures)
+            lost = tuple(failure for failure in failures if failure.source in self._live)
+            self._on_progress(Progress(done, self._total, self._mean_select_ratio, of_batch, lost))
 
     def _write(self, frame: Frame, prediction: Prediction, threshold: float | None) -> None:
         with self._clock.stage(stages.WRITE):

@@ -20,11 +20,11 @@ from spt_deploy.runtimes.base import Arrays
 from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling, Source
 from spt_deploy.streaming.live import Camera
 from spt_deploy.streaming.network import NetworkStream, without_password
-from spt_deploy.streaming.pipeline import Pipeline
+from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.summary import DECODE, StreamSummary
 from spt_deploy.streaming.video import VideoFile
 from spt_deploy.streaming.writers import PredictionLog
-from spt_deploy.workflows.infer import infer
+from spt_deploy.workflows.infer import UnreadableInputs, infer
 from tests.spt_deploy.streaming.servers import (
     MJPEG,
     Send,
@@ -208,12 +208,35 @@ def test_the_duration_of_a_file_that_lies_elsewhere_goes_by_its_own_clock(folder
     assert [frame.index for frame in frames] == list(range(10, 35))
 
 
+def test_a_camera_that_is_not_there_is_told_of_while_another_goes_on(tmp_path: Path) -> None:
+    told = threading.Event()
+    lost: list[Failure] = []
+
+    def until_it_is_told(send: Send) -> None:
+        for number in range(2000):
+            if told.is_set():
+                return
+            jpegs(send, [number % 20])
+
+    def hear(now: Progress) -> None:
+        lost.extend(now.lost)
+        if lost:
+            told.set()
+
+    gone = "http://127.0.0.1:1/camera"
+    with http_server([until_it_is_told], MJPEG) as url, pytest.raises(UnreadableInputs):
+        infer([url, gone], ColourRunner(), out=tmp_path / "out", video=False, reconnect=0, on_progress=hear)
+    assert told.is_set()
+    assert [failure.source for failure in lost] == [gone]
+
+
 def test_a_file_that_lies_elsewhere_is_resumed_where_it_was(folder_server: str, tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", range(0, 800, 40), container_options={"movflags": "+faststart"})
     url, out = f"{folder_server}/v.mp4", tmp_path / "out"
     infer([url], ColourRunner(), out=out, video=False, max_frames=5)
     rest = infer([url], ColourRunner(), out=out, video=False, resume=True)
     assert (rest.summary.resumed, rest.summary.inferred) == (5, 15)
+    assert not rest.summary.follows_live  # the model, or another stage, sets the pace
     assert [line["frame"] for line in lines_of(out)] == list(range(20))
 
 
