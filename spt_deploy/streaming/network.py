@@ -32,6 +32,7 @@ SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp
 _CONNECT = 10.0  # seconds until a host that does not answer counts as not there
 _SILENCE = 10.0  # seconds without a byte until a stream counts as lost
 _STDIN = "stdin"
+_NO_WAY_BACK = "; an MP4 whose index lies at its end cannot be read from a pipe: name the file instead"
 _BUFFER = 1 << 16  # bytes; how much FFmpeg asks a pipe for at a time
 
 
@@ -145,6 +146,9 @@ class NetworkStream(LiveSource):
         # FFmpeg's RTSP calls an answer that did not come in time invalid data.
         if isinstance(error, av.error.ExitError) or time.perf_counter() - start >= limit:
             return f"nothing came for {limit:g} s"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = urlsplit(self._url).scheme
+            return f"the FFmpeg inside PyAV has no {scheme}; let another FFmpeg read it and pipe it into -"
         if self._host and not _is_known(self._host):
             is_cut = "@" in self._url and not self._has_user
             hint = "; in a password write / as %2F, ? as %3F and # as %23" if is_cut else ""
@@ -243,7 +247,8 @@ class StandardInput(VideoSource):
                         return
         if broken or not count:
             what = f"{unreadable(broken)}; the rest was used" if count else "there is no frame in it"
-            yield Failure(self.name, f"{self.name} is damaged: {what}")
+            remedy = "" if count or "mp4" not in container.format.name else _NO_WAY_BACK
+            yield Failure(self.name, f"{self.name} is damaged: {what}{remedy}")
 
     def _open(self) -> InputContainer:
         import av

@@ -140,7 +140,12 @@ def _look_up(path: Path) -> None:
 
 def _folder(name: str, path: Path) -> list[Source]:
     locked: list[OSError] = []
-    images = Images(name, find_images(path, locked, _is_written_by_a_run), path)
+    try:
+        images = Images(name, find_images(path, locked, _is_written_by_a_run), path)
+    except SourceError as error:
+        if error.__cause__ is not None:  # a folder that may not be read
+            raise
+        raise SourceError(f"{error}; videos are named by themselves, or by a glob such as '{path}/*.mp4'") from error
     return [
         images,
         *(Unreadable(str(e.filename), f"folder {e.filename} cannot be read: {e.strerror}") for e in locked),

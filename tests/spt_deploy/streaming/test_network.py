@@ -91,6 +91,12 @@ def test_an_index_at_the_end_of_a_recording_needs_a_server_that_gives_parts_of_i
     assert "an MP4 whose index lies at its end needs a server that gives parts of it (Range)" in reason
 
 
+def test_a_protocol_that_ffmpeg_was_built_without_is_named() -> None:
+    (failure,) = NetworkStream("nosuch://host/x").frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert " has no nosuch; let another FFmpeg read it and pipe it into -" in failure.reason
+
+
 def test_a_transport_stream_of_a_known_size_is_a_recording_and_does_not_begin_again(tmp_path: Path) -> None:
     (tmp_path / "v.ts").write_bytes(transport_stream(30))
     with file_server(tmp_path) as url:

@@ -173,3 +173,10 @@ def test_a_name_that_means_nothing_is_refused_at_once(name: str, sentence: str, 
     with pytest.raises(SourceError) as error:
         open_sources(["in/a.jpg", name])
     assert str(error.value).startswith(sentence)
+
+
+def test_a_folder_without_images_says_how_videos_are_named(folder: Path) -> None:
+    (folder / "videos").mkdir()
+    (folder / "videos/a.mp4").touch()
+    with pytest.raises(SourceError, match=r"videos are named by themselves, or by a glob such as 'videos/\*\.mp4'$"):
+        open_sources(["videos"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -123,3 +124,12 @@ def test_what_is_no_video_is_said(data: bytes, sentence: str) -> None:
 def test_a_stream_that_breaks_keeps_what_came_before() -> None:
     whole = b"".join(map(jpeg, range(5)))
     assert indices(whole + jpeg(5)[:300])[:5] == list(range(5))
+
+
+def test_an_mp4_whose_index_lies_at_its_end_cannot_come_through_a_pipe(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "v.mp4", range(0, 800, 40)).read_bytes()
+    index = data.rindex(b"moov") - 4
+    room = 4 << 20  # further than FFmpeg reads ahead
+    (failure,) = indices(data[:index] + struct.pack(">I4s", room, b"free") + bytes(room - 8) + data[index:])
+    assert isinstance(failure, Failure)
+    assert "an MP4 whose index lies at its end cannot be read from a pipe: name the file instead" in failure.reason
