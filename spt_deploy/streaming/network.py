@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -33,6 +34,10 @@ _CONNECT = 10.0  # seconds until a host that does not answer counts as not there
 _SILENCE = 10.0  # seconds without a byte until a stream counts as lost
 _STDIN = "stdin"
 _NO_WAY_BACK = "; an MP4 whose index lies at its end cannot be read from a pipe: name the file instead"
+_SECRETS = re.compile(
+    r"([?&;](?:password|passwd|pass|pwd|token|access_token|api_?key|key|secret|auth|sig|signature)=)[^&;#]+",
+    re.IGNORECASE,
+)
 _BUFFER = 1 << 16  # bytes; how much FFmpeg asks a pipe for at a time
 
 
@@ -45,9 +50,12 @@ def is_url(name: str) -> bool:
 def without_password(url: str) -> str:
     """The address as it may be shown and written down; another name stays as it is.
 
-    All between the first colon and the last ``@`` is hidden: a password may hold ``/``, ``?`` and ``#`` as they are.
-    Such an address cannot be opened, and the sentence that says so shall not give it away.
+    Hidden is all between the first colon and the last ``@``: a password may hold ``/``, ``?`` and ``#`` as they are.
+    Such an address cannot be opened, and the sentence that says so shall not give it away. Hidden, too, is what
+    cameras take as ``password=`` or ``token=`` behind a ``?``.
     """
+    if is_url(url):
+        url = _SECRETS.sub(r"\1***", url)
     scheme, colon, rest = url.partition("://")
     who, at, place = rest.rpartition("@")
     user, secret, _ = who.partition(":")

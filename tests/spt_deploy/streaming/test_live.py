@@ -149,6 +149,23 @@ def test_no_character_in_a_password_gives_it_away(password: str) -> None:
     assert without_password(f"rtsp://me:{password}@host:554/a") == "rtsp://me:***@host:554/a"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "http://cam/video.cgi?user=admin&pwd=a1!&resolution=32",
+            "http://cam/video.cgi?user=admin&pwd=***&resolution=32",
+        ),
+        ("rtmp://cam/bcs/main?channel=0&user=me&password=x%20y", "rtmp://cam/bcs/main?channel=0&user=me&password=***"),
+        ("https://a:b@cam/live?Token=e.y.J#t", "https://a:***@cam/live?Token=***#t"),
+        ("rtsp://cam/live?profile=passport&monkey=1", "rtsp://cam/live?profile=passport&monkey=1"),
+        ("shots/?password=1.jpg", "shots/?password=1.jpg"),
+    ],
+)
+def test_a_secret_in_the_query_is_hidden_and_what_is_none_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
 def test_a_password_that_ends_the_address_is_told_to_be_escaped() -> None:
     (failure,) = read(NetworkStream("rtsp://nosuch.invalid:se/cret@host/a"))[2]
     assert failure.reason.endswith(
