@@ -9,9 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
@@ -21,12 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from spt_deploy.errors import ResultError
 
-_SERVER = "spt_deploy.training.reading_server"
+# The server leaves the run's process group; then what all readers need is imported once, not once a process.
+_SERVER = ("spt_deploy.training.reading_server", "cv2", "spt_deploy.training.loader")
 _LOST = "DataLoader worker"  # how PyTorch's message begins when one of its processes has ended
 _REMEDY = (
     "most often memory is short, or a container's /dev/shm is (docker run --shm-size 8g); "
     "fewer --workers need less of both, and --workers 0 reads without other processes"
 )
+
+_NO_MORE = object()
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -47,7 +53,7 @@ def reader(dataset: Dataset[T], processes: int, collate: Callable[[Sequence[T]],
     if not processes:
         return DataLoader(dataset, collate_fn=collate, **options)
     context = _Context()
-    context.set_forkserver_preload([_SERVER])  # PyTorch is imported once, not once a process
+    context.set_forkserver_preload(list(_SERVER))
     return DataLoader(
         _PickledOnce(dataset),
         collate_fn=_Wrapping(collate),
@@ -66,25 +72,32 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         ResultError: when a process that reads cannot be started, has ended, or cannot hand over what it read.
     """
     try:
-        iterator = iter(loader)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):  # it is about a folder for temporary files
-            raise
+        with _ends_told():
+            iterator = iter(loader)
+    except FileNotFoundError:  # it is about a folder for temporary files
+        raise
+    except (EOFError, OSError) as error:
         raise ResultError(f"processes that read images cannot be started: {_REMEDY} ({error})") from error
     while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
+        with _ends_told():
+            batch = next(iterator, _NO_MORE)
+        if batch is _NO_MORE:
             return
-        except RuntimeError as error:
-            if not str(error).startswith(_LOST):
-                raise
-            raise ResultError(f"a process that reads images has ended: {_REMEDY} ({error})") from error
         if isinstance(batch, _Parcel):
             batch = batch.open()
         if isinstance(batch, _Stuck):
             raise ResultError(f"a process that reads images cannot hand them over: {_REMEDY} ({batch.reason})")
         yield batch
+
+
+@contextmanager
+def _ends_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(_LOST):
+            raise
+        raise ResultError(f"a process that reads images has ended: {_REMEDY} ({error})") from error
 
 
 class _Process(ForkServerProcess):
@@ -94,9 +107,20 @@ class _Process(ForkServerProcess):
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
+            _start_server()
             super().start()
         finally:
             sys.modules["__main__"] = main
+
+
+def _start_server() -> None:
+    """Unless it runs. A signal to the run's group, which the server is in as it starts, would end it."""
+    resource_tracker.ensure_running()  # the server's start does that too, and unblocks both signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Context(ForkServerContext):
@@ -133,7 +157,7 @@ class _Wrapping(Generic[T, B]):
         try:
             return _Parcel(batch)
         except (OSError, RuntimeError) as error:  # PyTorch raises both where memory or files are short
-            return _Stuck(str(error).splitlines()[0])
+            return _Stuck(error)
 
 
 class _Parcel:
@@ -143,17 +167,22 @@ class _Parcel:
         self._pickled = bytes(ForkingPickler.dumps(batch))  # tensors as handles of shared memory
 
     def open(self) -> Any:
-        return ForkingPickler.loads(self._pickled)
+        """The batch, or `_Stuck` where the process that holds it has ended."""
+        try:
+            return ForkingPickler.loads(self._pickled)
+        except (EOFError, OSError, RuntimeError) as error:
+            return _Stuck(error)
 
     def pin_memory(self) -> Any:
-        return self.open().pin_memory()
+        batch = self.open()
+        return batch if isinstance(batch, _Stuck) else batch.pin_memory()
 
 
 class _Stuck:
-    """In place of a batch that could not be sent."""
+    """In place of a batch that could not be handed over."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, error: Exception) -> None:
+        self.reason = (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _start(number: int) -> None:

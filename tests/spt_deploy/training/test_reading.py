@@ -83,6 +83,25 @@ def test_one_that_ends_is_an_error_that_says_what_to_do() -> None:
         list(batches_of(loader))
 
 
+def test_one_that_ends_between_two_passes_is_told_likewise() -> None:
+    loader = reader(Numbers(nothing), 2, stack, batch_size=2)
+    list(batches_of(loader))
+    end_readers(loader)
+    with pytest.raises(ResultError, match=r"reads images has ended: .*--workers 0"):
+        list(batches_of(loader))
+
+
+def test_a_batch_of_one_that_has_ended_meanwhile_is_an_error_that_says_what_to_do() -> None:
+    loader = reader(Numbers(nothing), 1, stack, batch_size=2)
+    batches = batches_of(loader)
+    next(batches)
+    queue = loader._iterator._worker_result_queue  # type: ignore[union-attr]  # where the next batch waits
+    assert queue._reader.poll(30)
+    end_readers(loader)
+    with pytest.raises(ResultError, match=r"cannot hand them over: .*--workers 0"):
+        next(batches)
+
+
 def test_a_batch_that_does_not_fit_in_shared_memory_is_an_error_that_says_what_to_do() -> None:
     batches = batches_of(reader(Numbers(forbid_files), 1, stack, batch_size=2))
     assert next(batches)[0, 0] == 0
@@ -130,6 +149,32 @@ def test_a_script_needs_no_guard_and_no_file(tmp_path: Path, is_file: bool) -> N
     assert run.stderr == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_as_the_server_starts_is_the_runs_to_answer(number: signal.Signals) -> None:
+    script = f"""
+import os, signal
+from multiprocessing import util
+start = util.spawnv_passfds
+def start_and_signal(*arguments):
+    process = start(*arguments)
+    os.killpg(0, {int(number)})
+    return process
+util.spawnv_passfds = start_and_signal
+signal.signal({int(number)}, lambda *_: print("answered"))
+{SCRIPT}"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+        check=True,
+    )
+    assert run.stdout.splitlines()[0] == "answered"
+    assert run.stdout.splitlines()[-1].startswith("3 ")
+    assert run.stderr == ""
+
+
 def test_none_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
     script = f"import os\n{SCRIPT}\nos.kill(os.getpid(), {int(signal.SIGKILL)})\n"
     # Not a pipe: what outlives the run would hold that open, and the wait for its end would hide it.
@@ -143,6 +188,12 @@ def test_none_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
     while any(is_running(process) for process in processes):
         assert time.monotonic() < end_by, processes
         time.sleep(0.05)
+
+
+def end_readers(loader: torch.utils.data.DataLoader[Tensor]) -> None:
+    for process in loader._iterator._workers:  # type: ignore[union-attr]
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
 
 
 def environment() -> dict[str, str]:
