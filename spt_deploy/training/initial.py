@@ -29,7 +29,7 @@ def load_initial(model: SptModel, path: Path) -> list[str]:
     """
     named = read_swin_weights(path)
     fitting, report = fit_swin_weights(named, model.config)
-    classes = _class_names(path)
+    classes = class_names_of(path)
     if classes is not None and classes != model.config.class_names:
         # As many classes would fit by shape and be wrong all the same.
         fitting = {k: v for k, v in fitting.items() if not k.startswith(_CLASS_LAYERS)}
@@ -38,13 +38,10 @@ def load_initial(model: SptModel, path: Path) -> list[str]:
     notes = [f"starting from {path}: {len(fitting)} of {total} weights taken ({report.scheme} names)"]
     fresh = [name for name in model.state_dict() if name not in fitting]
     if any(name.startswith("head.") for name in fresh):
-        was = (
-            "other classes" if classes is None else f"{counted(len(classes), 'class', 'classes')} ({_listed(classes)})"
-        )
-        notes.append(
-            f"the head starts fresh for {counted(len(model.config.class_names), 'class', 'classes')}; "
-            f"the file has {was}"
-        )
+        wanted, has = model.config.class_names, "none that fits"  # of another task, or no head at all
+        if classes is not None and classes != wanted:
+            has = f"{counted(len(classes), 'class', 'classes')} ({_listed(classes)})"
+        notes.append(f"the head starts fresh for {counted(len(wanted), 'class', 'classes')}; the file has {has}")
     if any(".gate." in name for name in fresh):
         notes.append("the gates start fresh: the file has none")
     rest = [name for name in fresh if not name.startswith("head.") and ".gate." not in name]
@@ -55,7 +52,7 @@ def load_initial(model: SptModel, path: Path) -> list[str]:
     return notes
 
 
-def _class_names(path: Path) -> tuple[str, ...] | None:
+def class_names_of(path: Path) -> tuple[str, ...] | None:
     """Classes of a checkpoint of ours; None for any other file."""
     try:
         return load_checkpoint(path).facts.model.class_names

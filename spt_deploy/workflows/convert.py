@@ -17,6 +17,7 @@ from spt_deploy.model.network import SptModel
 from spt_deploy.model.swin_keys import NamedWeights
 from spt_deploy.model.swin_weights import FitReport, class_count, fit_swin_weights, looks_like, read_swin_weights
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.training.initial import class_names_of
 from spt_deploy.workflows.artefacts import check_name
 
 
@@ -66,8 +67,8 @@ def convert(
         output: ``.pt`` or ``.safetensors``; None names it after weights and model, in the working directory.
         task: of the head.
         image_size: (height, width) in pixels that the checkpoint says it takes.
-        class_names: in the order of the logits; None takes those of a ``config.json`` beside the weights, as Hugging
-            Face writes it, or else numbers the classifier's.
+        class_names: in the order of the logits; None takes those of a checkpoint of ours, or of a ``config.json``
+            beside the weights, as Hugging Face writes it, or else numbers the classifier's.
 
     Raises:
         ArtefactError: when the file is no Swin, or one of another size than ``model``.
@@ -118,6 +119,9 @@ def _spt_of(named: NamedWeights) -> str:
 
 
 def _class_names(weights: Path, named: NamedWeights) -> tuple[str, ...]:
+    ours = class_names_of(weights)
+    if ours is not None:
+        return ours
     count = class_count(named)
     if count is None:
         raise UsageError(

@@ -56,6 +56,17 @@ def test_a_detector_takes_over_what_serves_any_class_and_no_layer_of_other_class
         assert torch.equal(tensor, (begin.state_dict() if taken_over else before)[name]), name
 
 
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_head_that_is_missing_or_of_another_task_is_not_said_to_have_other_classes(
+    tmp_path: Path, has_head: bool
+) -> None:
+    begin, path = model(seed=1, task="classify" if not has_head else "detect"), tmp_path / "begin.pt"
+    save_checkpoint(path, begin, Preprocessing(size=(64, 64)))
+    if not has_head:
+        torch.save({k: v for k, v in begin.state_dict().items() if not k.startswith("head.fc.")}, path)
+    assert "the head starts fresh for 2 classes; the file has none that fits" in load_initial(model(), path)
+
+
 def test_an_spt_begun_from_a_swin_keeps_its_fresh_gates(tmp_path: Path) -> None:
     begin, target = model("swin_micro", seed=1), model()
     notes = start(tmp_path, begin, target)

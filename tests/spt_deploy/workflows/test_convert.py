@@ -123,6 +123,13 @@ def test_what_starts_fresh_starts_the_same_each_time_and_leaves_the_random_state
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_checkpoint_of_ours_keeps_its_class_names(tmp_path: Path, weights: Path) -> None:
+    path = convert(weights, output=tmp_path / "a.pt", class_names=CLASSES).path
+    again = convert(path, model="swin_micro", output=tmp_path / "b.pt")
+    assert again.config.class_names == CLASSES
+    assert not again.report.has_fresh_head
+
+
 def test_given_classes_of_another_number_get_a_fresh_head(tmp_path: Path, weights: Path) -> None:
     made = convert(weights, output=tmp_path / "ckpt.pt", class_names=["cat", "dog"], task="multilabel")
     assert made.report.has_fresh_head
