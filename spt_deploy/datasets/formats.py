@@ -79,11 +79,12 @@ def read_data(
     chosen = FORMATS[name]
     if task is not None and chosen.has_objects != (task != "classify"):
         fitting = ", ".join(f.title for f in FORMATS.values() if f.has_objects == (task != "classify"))
+        fitting = " or ".join(fitting.rsplit(", ", 1))
         has = "objects and not one class an image" if chosen.has_objects else "one class an image"
         suits = "multilabel or detect" if chosen.has_objects else "classify"
         raise UsageError(
-            f"task is {task} and {folder} is {chosen.title}, which names {has} and is for the task {suits}; "
-            f"give data of the format {fitting}, or train with --task {suits}"
+            f"task is {task} and {folder} is {chosen.title}, which names {has}; train with --task {suits}, "
+            f"or give {fitting}"
         )
     return replace(chosen.read(folder, max_broken), found=f"{folder} is {chosen.title} ({found})")
 

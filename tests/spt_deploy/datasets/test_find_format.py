@@ -161,11 +161,11 @@ def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> N
         read_data(tmp_path / "colours", "detect")
     with pytest.raises(
         UsageError,
-        match=r"for the task classify; give data of the format COCO.*, or train with --task classify",
+        match=r"; train with --task classify, or give COCO JSON, YOLO labels, Pascal VOC XML or BDD100K JSON",
     ):
         read_data(tmp_path / "colours", "multilabel")
     write_coco(tmp_path / "things", make_truth())
     with pytest.raises(
-        UsageError, match=r"task is classify and .* is COCO JSON, .*; give data of the format an image folder, or train"
+        UsageError, match=r"task is classify and .* is COCO JSON, .*; train with --task .*, or give an image folder$"
     ):
         read_data(tmp_path / "things", "classify")
