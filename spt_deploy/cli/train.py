@@ -121,10 +121,12 @@ def command(
 
 
 def _print_result(result: TrainResult, epochs: int) -> None:
+    from spt_deploy.training.ranks import resume_command
+
     if result.interrupted:
         status(f"stopped after {result.epochs} of {epochs} whole epochs")
-        again = f"spt-deploy train --resume --out {result.out}"
-        status(f"go on with: {again}" if result.epochs else "no epoch was finished: there is nothing to go on from")
+        go_on = f"go on with: {resume_command(result.out)}"
+        status(go_on if result.epochs else "no epoch was finished: there is nothing to go on from")
     if result.broken:
         status(f"{counted(len(result.broken), 'unreadable image was', 'unreadable images were')} left out")
     if result.best is None or result.record is None:

@@ -7,10 +7,12 @@ own, gradients (DistributedDataParallel's work) by the default group, which is n
 from __future__ import annotations
 
 import os
+import shlex
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -80,6 +82,12 @@ class Ranks:
 def is_main_process() -> bool:
     """Whether this process writes and prints; also before it has met the others."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def resume_command(folder: Path) -> str:
+    """How to go on with the run in ``folder``: with as many processes as now."""
+    program = "spt-deploy" if os.environ.get("WORLD_SIZE", "1") == "1" else "torchrun ... -m spt_deploy"
+    return f"{program} train --resume --out {shlex.quote(str(folder))}"
 
 
 def device_of_rank(name: str) -> torch.device:

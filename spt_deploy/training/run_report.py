@@ -21,6 +21,7 @@ from spt_deploy.config import ModelConfig
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.model.complexity import PARTS, Complexity, complexity, kept_tokens
 from spt_deploy.training.config import TrainConfig
+from spt_deploy.training.ranks import resume_command
 from spt_deploy.version import __version__
 from spt_deploy.wording import counted
 
@@ -149,7 +150,7 @@ def _selection_warnings(facts: RunFacts, ratios: dict[str, float]) -> Iterator[s
             if not facts.alpha
             else f"raise --alpha (it was {facts.alpha:g}) or --gate-lr-scale, or train longer"
         )
-        yield f"Every SPA block kept every token, so nothing is saved: {remedy}."
+        yield f"Every SPA block kept every token, so selection saves nothing: {remedy}."
         return
     if max(ratios.values()) == 0:
         yield "No SPA block kept any token, so their attention is off: lower --alpha, or look at the select labels."
@@ -265,7 +266,7 @@ def _next(facts: RunFacts) -> Iterator[str]:
     lines = [f"spt-deploy export {best}", f"spt-deploy validate {best} {model} --data {images}"]
     lines += [f"spt-deploy infer {images} --model {model}"]
     if len(facts.history) < facts.config.epochs:
-        lines.insert(0, f"spt-deploy train --resume --out {shlex.quote(str(out))}")
+        lines.insert(0, resume_command(out))
     yield "## How to go on\n\n" + "\n".join(f"    {line}" for line in lines)
 
 

@@ -139,7 +139,11 @@ def test_the_report_says_what_came_of_what_and_how_to_go_on() -> None:
 @pytest.mark.parametrize(
     ("history", "changes", "sentence"),
     [
-        ([epoch(1, 0.9, kept=1.0)] * 3, {}, r"kept every token, so nothing is saved: raise --alpha \(it was 0.01\)"),
+        (
+            [epoch(1, 0.9, kept=1.0)] * 3,
+            {},
+            r"so selection saves nothing: raise --alpha \(it was 0.01\)",
+        ),
         ([epoch(1, 0.9, kept=1.0)] * 3, {"alpha": 0.0}, "nothing taught the gates; add boxes or masks"),
         ([epoch(1, 0.9, kept=0.0)] * 3, {}, "No SPA block kept any token"),
         ([epoch(1, 0.9, kept=0.6)] * 3, {}, "keep 30 points more than lies in objects"),

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from spt_deploy.cli import main
+from spt_deploy.training.ranks import resume_command
 from tests.spt_deploy.training.support import make_image_folder
 
 
@@ -53,6 +54,12 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_as_one_to_its_main_pro
             said.append(line)
     assert run.returncode == 130, said
     assert any("go on with: spt-deploy train --resume" in line for line in said)
+
+
+def test_under_torchrun_it_says_to_go_on_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resume_command(Path("runs/a")) == "spt-deploy train --resume --out runs/a"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resume_command(Path("runs/a b")) == "torchrun ... -m spt_deploy train --resume --out 'runs/a b'"
 
 
 def test_ctrl_c_ends_the_command_with_how_to_go_on(
