@@ -27,7 +27,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 # command -> (the module that holds it, what `spt-deploy --help` says of it)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("spt_deploy.cli.train", "Train an SPT on a folder of images."),
-    "data": ("spt_deploy.cli.data", "Make sparse data sets from others."),
+    "data": ("spt_deploy.cli.data", "Split a data set, or make a sparse one of it."),
     "convert": ("spt_deploy.cli.convert", "Turn Swin weights into a checkpoint to start from."),
     "export": ("spt_deploy.cli.export", "Write a checkpoint as one ONNX file for every runtime."),
     "build-engine": ("spt_deploy.cli.build_engine", "Build a TensorRT or TensorRT-RTX engine of an ONNX file."),

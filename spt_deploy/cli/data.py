@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from spt_deploy.cli.console import progress, status
+from spt_deploy.cli.console import progress, show, status
 from spt_deploy.cli.options import FILE, json_option
 from spt_deploy.wording import counted
 
 if TYPE_CHECKING:
     from spt_deploy.workflows.sparse_data import SparseData
+    from spt_deploy.workflows.split_data import SplitData
 
 FORMAT_NAMES = ("coco", "yolo", "voc", "bdd", "folder")
+UNSPLIT_NAMES = tuple(name for name in FORMAT_NAMES if name != "bdd")  # which is always split
 
 format_option = click.option(
     "--format", type=click.Choice(FORMAT_NAMES), help="Format of SRC.  [default: by looking at the folder]"
@@ -26,7 +29,41 @@ broken_option = click.option(
 
 @click.group("data")
 def command() -> None:
-    """Make sparse data sets, of the same format as the data set they come from."""
+    """Make data sets from others: train and val of one without splits, and sparse ones, as in the paper."""
+
+
+@command.command("split")
+@click.argument("source", metavar="SRC", type=FILE)
+@click.argument("out", type=FILE)
+@click.option(
+    "--val", type=click.FloatRange(0, 1, True, True), default=0.2, show_default=True, help="Share of images for val."
+)
+@click.option("--last", is_flag=True, help="val gets the last images by name, as fits frames of a video.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw, without --last.")
+@click.option("--format", type=click.Choice(UNSPLIT_NAMES), help="Format of SRC.  [default: by looking at the folder]")
+@broken_option
+@json_option
+def split(
+    source: Path,
+    out: Path,
+    val: float,
+    last: bool,
+    seed: int,
+    format: str | None,
+    max_broken: float,
+    as_json: bool,
+) -> None:
+    """Split SRC, as an annotation tool exported it, into train and val, in the folder OUT.
+
+    SRC is a folder of CLASS/ folders, of YOLO labels or of VOC's XML files, or a COCO JSON file. Images become hard
+    links, or copies where those cannot be.
+    """
+    from spt_deploy.training.report import Reports
+    from spt_deploy.workflows.split_data import make_splits
+
+    reports = Reports(status, progress)
+    made = make_splits(source, out, val, last=last, seed=seed, format=format, max_broken=max_broken, reports=reports)
+    _print_splits(made, as_json)
 
 
 @command.command("sparse")
@@ -89,3 +126,24 @@ def _print(made: SparseData, as_json: bool) -> None:
             bar = "#" * round(40 * images / max(1, *count.histogram))
             click.echo(f"  {f'{10 * index}-{10 * index + 10} %':>8}  {images:{width}}  {bar}".rstrip())
     click.echo(f"{made.out}: {made.format}")
+
+
+def _print_splits(made: SplitData, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(made.to_dict(), indent=2))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    parts = list(made.splits.items())
+    table = Table("", *(name for name, _ in parts))
+    table.add_row("images", *(str(part.images) for _, part in parts))
+    if all(part.objects is not None for _, part in parts):
+        table.add_row("objects", *(str(part.objects) for _, part in parts))
+    for name in parts[0][1].classes:
+        table.add_row(f"  {escape(name)}", *(str(part.classes[name]) for _, part in parts))
+    show(table)
+    task = "" if made.format == "folder" else " --task detect"
+    click.echo(f"{made.out}: {made.format}; next: spt-deploy train {shlex.quote(str(made.out))}{task}")

@@ -82,7 +82,7 @@ def read(folder: Path, max_broken: float) -> DataSet:
     files = find(folder)
     if not files:
         raise InputError(f"{folder} {half_text(folder) or 'has no COCO JSON files'}; looked for {LOOKS_FOR}")
-    contents = {split: _load(file.path) for split, file in files.items()}
+    contents = {split: load(file.path) for split, file in files.items()}
     names = _categories(files["train"].path, contents["train"])
     other = _categories(files["val"].path, contents["val"])
     if names != other:
@@ -143,7 +143,12 @@ def _json_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix == ".json")
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """What a COCO JSON file holds: the lists ``images``, ``annotations`` and ``categories``.
+
+    Raises:
+        InputError: when it cannot be read, is no COCO JSON or has no image.
+    """
     content = load_json(path)
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
@@ -173,7 +178,7 @@ def _is_group(category_id: int, categories: list[dict[str, Any]]) -> bool:
 
 def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], left_out: LeftOut) -> Iterator[Record]:
     """The images that have a file, each with its objects that can be used."""
-    images = dict(_images(file, content, left_out))
+    images = dict(images_of(file, content, left_out))
     objects = {image_id: ObjectList(size) for image_id, (_, size) in images.items()}
     known = {id_of(image.get("id")) for image in content["images"] if isinstance(image, dict)}
     for number, annotation in enumerate(content["annotations"]):
@@ -194,10 +199,10 @@ def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], l
         yield Record(path, labels=gathered.classes(), objects=gathered.objects(), image_id=image_id, size=size)
 
 
-def _images(
+def images_of(
     file: SplitFile, content: dict[str, Any], left_out: LeftOut
 ) -> Iterator[tuple[int, tuple[Path, tuple[int, int]]]]:
-    """Id, path and (height, width) of each image that has a file."""
+    """Id, path and (height, width) of each image in the ``content`` of ``file`` that has a file of its own."""
     seen: set[int] = set()
     for number, image in enumerate(content["images"]):
         try:

@@ -6,6 +6,7 @@ module and a line there.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from pathlib import Path
 from spt_deploy.config import Task
 from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.datasets.dataset import DataSet
-from spt_deploy.errors import InputError, SptError, UsageError, no_folder
+from spt_deploy.datasets.unsplit import find_unsplit
+from spt_deploy.errors import InputError, SptError, UsageError, add_note, no_folder
 from spt_deploy.images import MAX_BROKEN
 
 _LEVELS = 3  # of folders between a data set and the images of a split: images/100k/train
@@ -75,6 +77,17 @@ def read_data(
         InputError: when the folder is of no known format, or cannot be read.
         UsageError: when the format is unknown, the folder could be of several, or does not suit the task.
     """
+    try:
+        return _read(folder, task, format, max_broken)
+    except InputError as error:
+        with suppress(SptError, OSError):  # the first error is the one to read
+            if find_unsplit(folder) is not None:
+                given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
+                add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
+        raise
+
+
+def _read(folder: Path, task: Task | None, format: str | None, max_broken: float) -> DataSet:
     name, found = find_format(folder, format)
     chosen = FORMATS[name]
     if task is not None and chosen.has_objects != (task != "classify"):

@@ -136,7 +136,7 @@ def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             for annotation in content["annotations"]:
                 if isinstance(annotation.get("segmentation"), dict):
                     annotation["segmentation"] = _padded_runs(annotation["segmentation"])
-        _write_json(out / file.path.relative_to(folder), content)
+        write_json(out / file.path.relative_to(folder), content)
 
 
 def _padded_runs(segmentation: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _write_yolo(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     for split, records in data.splits.items():
         images = [Path(os.path.relpath(record.path, folder)) for record in records]
         # Lists, for folders may be of both splits, or hold more than was kept.
-        _write_lines(out / f"{split}.txt", [f"./{image.as_posix()}" for image in images])
+        write_lines(out / f"{split}.txt", [f"./{image.as_posix()}" for image in images])
         for record in records:
             label = yolo.label_file(record.path)
             if record.size is None:  # nothing is in it
@@ -163,10 +163,10 @@ def _write_yolo(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             inside = Path(os.path.relpath(label, folder))
             if ".." in inside.parts:
                 raise InputError(f"{label} lies outside {folder}; move the labels into the data set")
-            _write_lines(out / inside, [" ".join(line) for line in lines])
+            write_lines(out / inside, [" ".join(line) for line in lines])
     # JSON is YAML, whatever is in a name.
     names = json.dumps({str(number): name for number, name in layout.names.items()}, ensure_ascii=False)
-    _write_lines(out / "data.yaml", ["train: train.txt", "val: val.txt", f"names: {names}"])
+    write_lines(out / "data.yaml", ["train: train.txt", "val: val.txt", f"names: {names}"])
 
 
 def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
@@ -174,13 +174,13 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     assert place is not None  # the records came from there
     target = out / place.relative_to(folder)
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
-    _write_lines(target / "classes.txt", data.class_names)
+    write_lines(target / "classes.txt", data.class_names)
     if (place / voc_xml.LABEL_MAP).is_file():
         link(place / voc_xml.LABEL_MAP, target / voc_xml.LABEL_MAP)
     for split, path in voc_xml.lists(place).items():
         images = [record.path.relative_to(place / "JPEGImages") for record in data.splits[split]]
         names = [image.with_suffix("").as_posix() for image in images]
-        _write_lines(target / path.relative_to(place), names)
+        write_lines(target / path.relative_to(place), names)
         for name, record in zip(names, data.splits[split], strict=True):
             whole, xml = place / "Annotations" / f"{name}.xml", target / "Annotations" / f"{name}.xml"
             if xml.exists() or not whole.exists():  # an image of both splits, or one of CVAT's without an object
@@ -220,7 +220,7 @@ def _lies_in(item: ElementTree.Element, size: tuple[int, int]) -> bool:
 
 
 def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
-    _write_lines(out / "classes.txt", data.class_names)  # as for VOC
+    write_lines(out / "classes.txt", data.class_names)  # as for VOC
     for split, file in bdd_json.find(folder).items():
         content = load_json(file.path)
         names = {record.path.name for record in data.splits[split]}
@@ -231,14 +231,14 @@ def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
                 label for label in entry.get("labels") or () if bdd_json.is_understood(label, data.class_names)
             ]
         changed = {**content, "frames": kept} if isinstance(content, dict) else kept
-        _write_json(out / file.path.relative_to(folder), changed)
+        write_json(out / file.path.relative_to(folder), changed)
 
 
 def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     for split, records in data.splits.items():
         flat = image_folder.flat_file(folder / split)
         if flat.is_file():
-            _filter_lines(flat, out / split / flat.name, {record.path.name for record in records})
+            filter_lines(flat, out / split / flat.name, {record.path.name for record in records})
             continue
         paths: dict[Path, list[Path]] = {}
         for record in records:
@@ -248,10 +248,10 @@ def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             boxes = image_folder.box_file(place)
             if boxes is not None:
                 kept = {name for path in own for name in image_folder.names_of(path, place)}
-                _filter_lines(boxes, out / split / place.name / boxes.name, kept)
+                filter_lines(boxes, out / split / place.name / boxes.name, kept)
             elif pads:
                 lines = [_whole_image(path, place) for path in own]
-                _write_lines(out / split / place.name / "boxes.txt", lines)
+                write_lines(out / split / place.name / "boxes.txt", lines)
 
 
 def _whole_image(path: Path, place: Path) -> str:
@@ -260,17 +260,20 @@ def _whole_image(path: Path, place: Path) -> str:
     return f"{image_folder.names_of(path, place)[0]}\t0\t0\t{width}\t{height}"
 
 
-def _filter_lines(source: Path, target: Path, names: set[str]) -> None:
+def filter_lines(source: Path, target: Path, names: set[str]) -> None:
+    """Write the lines of ``source`` whose first column is one of ``names`` to ``target``."""
     lines = source.read_text(encoding="utf-8-sig").splitlines()
-    _write_lines(target, [line for line in lines if line.split("\t")[0] in names])
+    write_lines(target, [line for line in lines if line.split("\t")[0] in names])
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a text file, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 

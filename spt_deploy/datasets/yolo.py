@@ -190,7 +190,13 @@ def _names_splits(file: Path) -> bool:
     return all(line.search(text) for line in _LINES)
 
 
-def _layout(file: Path) -> Layout:
+def load_yaml(file: Path) -> dict[str, Any]:
+    """What the YAML file of a data set holds.
+
+    Raises:
+        InputError: when it cannot be read, or holds something else.
+        RuntimeMissingError: when PyYAML is not installed.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -201,6 +207,11 @@ def _layout(file: Path) -> Layout:
         raise InputError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} is no YAML file of a data set; expected train:, val: and names:")
+    return content
+
+
+def _layout(file: Path) -> Layout:
+    content = load_yaml(file)
     splits: dict[str, tuple[Path, ...]] = {}
     for split, keys in _SPLITS.items():
         key = next((key for key in keys if content.get(key)), None)
@@ -208,10 +219,15 @@ def _layout(file: Path) -> Layout:
             raise InputError(f"{file} has no {split}:; add a line that names the folder of the {split} images")
         entries = content[key] if isinstance(content[key], list) else [content[key]]
         splits[split] = tuple(_place(str(entry), file, content.get("path")) for entry in entries)
-    return Layout(file, splits, _class_names(file, content), "kpt_shape" in content)
+    return Layout(file, splits, class_names_of(file, content), "kpt_shape" in content)
 
 
-def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
+def class_names_of(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    """The names of the classes in the ``content`` of the YAML file, by number.
+
+    Raises:
+        InputError: when there are none, or they are not each class's, once.
+    """
     names = content.get("names")
     pairs = (
         list(names.items()) if isinstance(names, dict) else list(enumerate(names if isinstance(names, list) else ()))

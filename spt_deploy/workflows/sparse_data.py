@@ -7,35 +7,24 @@ left of an image twice as high and wide.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from spt_deploy.atomic import output_error
 from spt_deploy.datasets.annotations import LeftOut
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.datasets.formats import read_data
 from spt_deploy.datasets.rewrite import image_jobs, link, place_padded, write_annotations
 from spt_deploy.datasets.scene import scene_of
-from spt_deploy.errors import InputError, OutputError, SourceError, UsageError
+from spt_deploy.errors import InputError, SourceError, UsageError
 from spt_deploy.images import MAX_BROKEN, read_image
 from spt_deploy.training.report import Reports
+from spt_deploy.workflows.data_folder import check_new, in_threads, new_folder, place_images
 
 MAX_RATIO = {"coco": 0.20, "yolo": 0.25, "voc": 0.25, "bdd": 0.25, "folder": 0.25}  # of the paper's subsets
 BINS = 10  # of the distribution that is reported
-
-_CHUNK = 256  # jobs given to the threads at once: what an interruption waits for
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
@@ -126,8 +115,8 @@ def make_sparse(
         counts[split] = _count(kept[split], ratios, limit)
     data = replace(data, train=kept["train"], val=kept["val"])
     _check_left(data, f"has less than {limit:.0%} of its pixels in objects; raise --max-ratio")
-    with _new_folder(out) as folder:
-        _place_images(link, image_jobs(data, source, folder), reports)
+    with new_folder(out) as folder:
+        place_images(link, image_jobs(data, source, folder), reports)
         write_annotations(data, source, folder, pads=False)
     return SparseData(out, data.format, limit, counts, tuple(b.reason for b in broken))
 
@@ -160,14 +149,14 @@ def make_padded(
     reports = reports or Reports()
     data = _read(source, out, format, max_broken, reports)
     before, left_out = data, LeftOut(source, max_broken)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         jobs = image_jobs(data, source, folder)
         of_path = _by_path(data)
 
         def place(path: Path, target: Path) -> None:
             place_padded(path, target, of_path[path])
 
-        for path, error in _place_images(place, jobs, reports).items():
+        for path, error in place_images(place, jobs, reports).items():
             left_out.add(str(path), path, str(error))
         left_out.check(len(jobs))
         lost = {broken.path for broken in left_out.broken}
@@ -198,13 +187,10 @@ def object_ratio(record: Record) -> float:
 
 
 def _read(source: Path, out: Path, format: str | None, max_broken: float, reports: Reports) -> DataSet:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is there already; choose another folder, or remove it")
+    check_new(out, source)
     data = read_data(source, format=format, max_broken=max_broken)
     if not source.is_dir():
         raise InputError(f"{source} is a file; name the folder of the data set")
-    if source.resolve() in out.resolve().parents:
-        raise OutputError(f"{out} lies in {source}, which is only read; choose a folder beside it")
     reports.say(data.found)
     for broken in data.broken:
         reports.say(f"left out: {broken.reason}")
@@ -222,7 +208,7 @@ def _ratios(split: str, records: tuple[Record, ...], left_out: LeftOut, reports:
 
     ratios: list[float] = []
     with reports.progress(f"{split}: object pixels", len(records)) as progress:
-        for record, value in zip(records, _in_threads(ratio, records), strict=True):
+        for record, value in zip(records, in_threads(ratio, records), strict=True):
             if isinstance(value, SourceError):
                 reports.say(f"left out: {value}")
                 left_out.add(str(record.path), record.path, str(value))
@@ -266,53 +252,3 @@ def _check_left(data: DataSet, what: str) -> None:
             lost = [name for label, name in enumerate(data.class_names) if label not in labels]
             if lost:
                 raise InputError(f"no {split} image of the class {', '.join(lost)} {what}, or leave the class out")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out`` for the block to fill: ``out`` when the block has succeeded, else removed.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.is_dir():
-            out.rmdir()  # an empty one
-        temporary.replace(out)
-    except OSError as error:
-        raise output_error(error.filename2 or error.filename or out, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _place_images(
-    place: Callable[[Path, Path], None], jobs: list[tuple[Path, Path]], reports: Reports
-) -> dict[Path, SourceError]:
-    """Put each image where it goes; what could not be read, with the reason."""
-
-    def do(job: tuple[Path, Path]) -> SourceError | None:
-        try:
-            place(*job)
-        except SourceError as error:
-            return error
-        return None
-
-    errors: dict[Path, SourceError] = {}
-    with reports.progress("images", len(jobs)) as progress:
-        for done, ((path, _), error) in enumerate(zip(jobs, _in_threads(do, jobs), strict=True), start=1):
-            if error is not None:
-                reports.say(f"left out: {error}")
-                errors[path] = error
-            progress.update(done)
-    return errors
-
-
-def _in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """``map`` on all cores, in order: OpenCV and the disk work without Python's lock."""
-    rest = list(items)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for start in range(0, len(rest), _CHUNK):
-            yield from pool.map(function, rest[start : start + _CHUNK])

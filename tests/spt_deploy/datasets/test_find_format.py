@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spt_deploy.datasets.formats import find_format, read_data
-from spt_deploy.errors import InputError, UsageError
+from spt_deploy.errors import InputError, UsageError, notes_of
 from tests.spt_deploy.datasets.data_formats import (
     SPLITS,
     Writer,
@@ -17,6 +17,13 @@ from tests.spt_deploy.datasets.data_formats import (
     write_coco,
     write_voc,
     write_yolo,
+)
+from tests.spt_deploy.datasets.unsplit_formats import (
+    write_coco_of_cvat,
+    write_voc_of_labelimg,
+    write_voc_without_lists,
+    write_yolo_of_label_studio,
+    write_yolo_of_roboflow,
 )
 from tests.spt_deploy.training.support import make_image_folder
 
@@ -169,3 +176,33 @@ def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> N
         UsageError, match=r"task is classify and .* is COCO JSON, .*; train with --task .*, or give an image folder$"
     ):
         read_data(tmp_path / "things", "classify")
+
+
+def test_what_an_annotation_tool_exported_is_told_how_to_be_split(tmp_path: Path) -> None:
+    pictures = make_truth()["train"]
+    exports = (write_coco_of_cvat, write_yolo_of_label_studio, write_yolo_of_roboflow, write_voc_of_labelimg)
+    for write in (*exports, write_voc_without_lists):
+        folder = tmp_path / f"{write.__name__} 1"
+        write(folder, pictures)
+        with pytest.raises(InputError) as caught:
+            read_data(folder, "detect")
+        assert notes_of(caught.value) == [
+            f"to make train and val of it: spt-deploy data split '{folder}' '{folder}-split'"
+        ]
+    with pytest.raises(InputError) as caught:
+        read_data(make_image_folder(tmp_path / "classes") / "train")
+    assert len(notes_of(caught.value)) == 1
+
+
+def test_what_is_split_and_broken_is_not_told_to_be_split(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco", make_truth())
+    (tmp_path / "coco/annotations/instances_val2017.json").write_text("{", encoding="utf-8")
+    (tmp_path / "roboflow/train").mkdir(parents=True)
+    (tmp_path / "roboflow/valid").mkdir()
+    write_voc_of_labelimg(tmp_path / "voc", make_truth()["train"])
+    for path in sorted((tmp_path / "voc").glob("train_*")):
+        path.rename(tmp_path / "roboflow" / ("valid" if path.stem > "train_005" else "train") / path.name)
+    for name in ("coco", "roboflow"):
+        with pytest.raises(InputError) as caught:
+            read_data(tmp_path / name)
+        assert notes_of(caught.value) == []
