@@ -197,6 +197,7 @@ def command(
                 on_progress=on_progress,
                 on_model=on_model,
                 on_resume=on_resume,
+                on_notice=status,
             )
             bad = None
         except BadResults as error:  # the job ran: its result is printed like any other, then the error

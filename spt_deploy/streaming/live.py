@@ -38,6 +38,7 @@ class LiveSource(VideoSource):
 
     ``Frame.time`` counts from the first frame, by this machine's clock; frames are numbered as they arrive, those that
     are dropped among them. What turns out to be a recording (``live`` is false then) has its own clock and numbers.
+    ``on_notice`` gets a sentence as soon as the source is lost, and when it is back, in the thread that reads it.
 
     Args:
         name: as the results call it.
@@ -58,6 +59,7 @@ class LiveSource(VideoSource):
             raise UsageError(f"reconnect is {reconnect}; expected seconds, 0 for never")
         self.rate = _FALLBACK_RATE
         self.first_index = 0  # a run that is resumed goes on counting; a recording begins again
+        self.on_notice: Callable[[str], None] = _silence
         self._reconnect = reconnect
         self._stopped = threading.Event()
         self._deadline: float | None = None
@@ -105,6 +107,7 @@ class LiveSource(VideoSource):
                     shown = now - begun if arrival.time is None else arrival.time
                     number = self.first_index + count if self.live else count
                     if lost is not None:
+                        self.on_notice(f"{self.name} is back after {now - latest:.1f} s")
                         yield Gap(self.name, number, latest - begun, now - latest, lost[1])
                         lost, pause = None, _FIRST_PAUSE
                     latest = now
@@ -129,13 +132,15 @@ class LiveSource(VideoSource):
                 return
             if not (self.live or reason):
                 return
-            lost = lost or (now, reason or "the stream ended")
+            is_lost_now, lost = lost is None, lost or (now, reason or "the stream ended")
             patience = self._reconnect if self.live else 0.0  # a recording would begin again
             if now - lost[0] + pause > patience:
                 if patience or reason:
                     stayed = f" and did not come back in {patience:g} s" if patience else ""
                     yield Failure(self.name, f"{self.name} was lost after {count} frames ({lost[1]}){stayed}")
                 return
+            if is_lost_now:
+                self.on_notice(f"{self.name} was lost ({lost[1]}); trying again for {patience:g} s")
             self._stopped.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -166,6 +171,10 @@ class Camera(LiveSource):
                 yield Arrival(time.perf_counter() - start, lambda: _retrieved(camera))
         finally:
             camera.release()
+
+
+def _silence(sentence: str) -> None:
+    pass
 
 
 def _retrieved(camera: object) -> Image:

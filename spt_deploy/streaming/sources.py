@@ -24,6 +24,15 @@ from spt_deploy.streaming.video import VideoFile
 _ANY_DEPTH = re.compile(r"(?:^|(?<=/))\*\*(?:/+|$)")  # ** as the whole name of a folder
 
 
+def quieten_decoders() -> None:
+    """What FFmpeg, x264 and OpenCV print on stderr is for their developers; we learn of errors without it."""
+    import av.logging
+    import cv2
+
+    av.logging.set_libav_level(av.logging.PANIC)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 class Images(ImageSource):
     """Image files, one after the other.
 

@@ -24,7 +24,7 @@ from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, earlier_run
-from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.sources import open_sources, quieten_decoders
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
 from spt_deploy.streaming.writers import write_summary
@@ -136,6 +136,7 @@ def infer(
     on_progress: Callable[[Progress], None] | None = None,
     on_model: Callable[[Runner, str], None] | None = None,
     on_resume: Callable[[Path, int], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> InferReport:
     """Run a model over ``sources`` and write ``predictions.jsonl``, annotated videos or images, and ``summary.json``.
 
@@ -182,6 +183,7 @@ def infer(
         on_model: called once the model is open, with its runner and, when the model was not named but found, the
             reason for the choice.
         on_resume: called with ``resume``, before the first frame: the folder, and how many frames have a line in it.
+        on_notice: called with a sentence when a live source is lost and when it is back, in a thread of its own.
 
     Raises:
         UsageError: when an argument is out of range, standard input is named twice, results would replace a source, or
@@ -206,8 +208,11 @@ def infer(
     sampling = Sampling(start, stride, max_frames, duration)
     wanted = Wanted(Overlay.of(overlay), video, save_crops, show, known_formats(formats))
     postprocessing = Postprocessing(conf, iou, wanted.masks)
-    _quieten_decoders()
+    quieten_decoders()
     opened = open_sources(sources, reconnect, raw)
+    live = [source for source in opened if isinstance(source, LiveSource)]
+    for source in live:
+        source.on_notice = on_notice or source.on_notice
     if raw is not None and not any(isinstance(source, StandardInput) for source in opened):
         raise UsageError("raw is the size of frames from standard input, and no source is -; name it, or leave raw out")
     if show:
@@ -234,9 +239,8 @@ def infer(
                 wanted = replace(wanted, formats=known_formats([*wanted.formats, *left]))
                 if on_resume:
                     on_resume(folder, sum(earlier.done.values()))
-                for source in opened:
-                    if isinstance(source, LiveSource):
-                        source.first_index = earlier.next_index(source.name)
+                for source in live:
+                    source.first_index = earlier.next_index(source.name)
             wanted.check(runner, earlier)
             with Outputs(folder, opened, wanted, runner, begun, earlier, stop) as outputs:
                 pipeline = Pipeline(
@@ -305,15 +309,6 @@ def _batch_to_expect(sources: Sequence[Source], sampling: Sampling, batch: int) 
         return 1
     fills = total is None or total >= batch
     return batch if fills and all(source.prompt for source in sources) else None
-
-
-def _quieten_decoders() -> None:
-    """What FFmpeg, x264 and OpenCV print on stderr is for their developers; we learn of errors without it."""
-    import av.logging
-    import cv2
-
-    av.logging.set_libav_level(av.logging.PANIC)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _nothing_read(summary: StreamSummary, sampling: Sampling) -> SourceError:
