@@ -15,7 +15,7 @@ from pathlib import Path
 from spt_deploy.config import Task
 from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.datasets.dataset import DataSet
-from spt_deploy.datasets.unsplit import find_unsplit
+from spt_deploy.datasets.unsplit import Unsplit, find_unsplit
 from spt_deploy.errors import InputError, SptError, UsageError, add_note, no_folder
 from spt_deploy.images import MAX_BROKEN
 
@@ -80,10 +80,9 @@ def read_data(
     try:
         return _read(folder, task, format, max_broken)
     except InputError as error:
-        with suppress(SptError, OSError):  # the first error is the one to read
-            if find_unsplit(folder) is not None:
-                given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
-                add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
+        if _unsplit(folder) is not None:
+            given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
+            add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
         raise
 
 
@@ -135,8 +134,18 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
     splits = [folder / split for split in image_folder.SPLITS if (folder / split).is_dir()]
     if any(map(image_folder.class_folders, splits)):  # images alone, beside labelme's files, may be of anything
         return image_folder.NAME, "train/ or val/"  # its reader says what is missing
+    whole = _unsplit(folder)
+    if whole is not None:
+        raise InputError(f"{folder} is {FORMATS[whole.format].title} without train and val ({whole.found})")
     looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
     raise InputError(f"{folder} is no data set of a known format; looked for {looked}")
+
+
+def _unsplit(folder: Path) -> Unsplit | None:
+    with suppress(SptError, OSError):  # another error is the one to read
+        if folder.is_dir() and _near(folder) is None:  # not one split of a data set that has both
+            return find_unsplit(folder)
+    return None
 
 
 def _found(folder: Path) -> dict[str, str]:

@@ -189,8 +189,15 @@ def test_what_an_annotation_tool_exported_is_told_how_to_be_split(tmp_path: Path
         assert notes_of(caught.value) == [
             f"to make train and val of it: spt-deploy data split '{folder}' '{folder}-split'"
         ]
-    with pytest.raises(InputError) as caught:
-        read_data(make_image_folder(tmp_path / "classes") / "train")
+    folder = make_image_folder(tmp_path / "classes")
+    with pytest.raises(InputError, match="is no data set by itself") as caught:
+        read_data(folder / "train")
+    assert notes_of(caught.value) == []
+    (folder / "train").rename(tmp_path / "animals")
+    with pytest.raises(
+        InputError, match=r"animals is an image folder without train and val \(blue/ to red/\)"
+    ) as caught:
+        read_data(tmp_path / "animals")
     assert len(notes_of(caught.value)) == 1
 
 

@@ -261,7 +261,7 @@ def test_the_command_prints_each_class_and_how_to_go_on(tmp_path: Path) -> None:
     arguments = ["data", "split", str(tmp_path / "cvat"), str(tmp_path / "my data")]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert "is COCO JSON without splits (annotations/instances_default.json)" in result.stderr
+    assert "is COCO JSON without train and val (annotations/instances_default.json)" in result.stderr
     rows = {cells[0]: cells[1:] for line in result.stdout.splitlines() if (cells := line.replace("│", " ").split())}
     assert rows["images"] == ["8", "2"]
     assert set(NAMES) <= rows.keys()
