@@ -1,15 +1,20 @@
-"""The BDD100K format: one JSON file a split, a list with an entry an image.
+"""The BDD100K format: one JSON file a split, a list with an entry an image; or a file an image.
 
     images/100k/train/0000f77c-6257be58.jpg      or images/train/
     labels/det_20/det_train.json                 or labels/bdd100k_labels_images_train.json (of 2018), labels/train.json
         {"name": "0000f77c-6257be58.jpg",
          "labels": [{"category": "car", "box2d": {"x1": 45.2, "y1": 254.5, "x2": 357.8, "y2": 487.9}}, ...]}
+    labels/100k/train/0000f77c-6257be58.json     or labels/train/, 100k/train/: of 2018, a file an image
+        {"name": "0000f77c-6257be58",
+         "frames": [{"objects": [{"category": "car", "box2d": {"x1": 45.2, ...}}, ...]}]}
     classes.txt                                  not BDD's own: names in order, where the labels do not show all
 
 Entries without ``box2d`` (lanes, drivable area) are no objects. Without ``classes.txt``, classes are the ten of the
 file's year in BDD's order, or the file's own names in alphabetical order where BDD has none for more than 5 % of the
 objects. Of 2020's, "other person", "other vehicle" and "trailer" count as crowd, as in the official evaluation, and so
 does what has the attribute ``crowd``: not to be learnt or found. The images' size is not in the file.
+
+Source: doc.bdd100k.com, "Label Format"; of a file an image, format.md of ucbdrive/bdd100k, "2D Bounding Box".
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +45,8 @@ from spt_deploy.images import MAX_BROKEN
 NAME = "bdd"
 TITLE = "BDD100K JSON"
 LOOKS_FOR = (
-    "labels/det_20/det_train.json, labels/bdd100k_labels_images_train.json or labels/train.json, likewise for val"
+    "labels/det_20/det_train.json, labels/bdd100k_labels_images_train.json, labels/train.json or the folder "
+    "labels/100k/train/, likewise for val"
 )
 
 CLASSES_2020 = (
@@ -66,6 +73,8 @@ _FILES = (
     "labels/{}.json",
     "labels/100k/{}.json",
 )
+_FOLDERS = ("labels/100k/{}", "labels/{}", "100k/{}")  # of a file an image
+_SAMPLE = 8  # of them that are looked at, some of which may be broken
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
@@ -120,13 +129,34 @@ def _found(folder: Path) -> dict[str, SplitFile]:
     found: dict[str, SplitFile] = {}
     images = folder / "images"
     for split in _SPLITS:
-        path = next((p for name in _FILES if (p := folder / name.format(split)).is_file()), None)
+        files = (folder / name.format(split) for name in _FILES)
+        folders = (folder / name.format(split) for name in _FOLDERS)
+        path = next((p for p in files if p.is_file()), None) or next(filter(_has_files, folders), None)
         if path is not None:
             found[split] = SplitFile(path, (images / "100k" / split, images / split, images))
     return found
 
 
+def _has_files(folder: Path) -> bool:
+    """Whether a folder has files of an image each; labelme's, say, are others."""
+    return any(isinstance(_entry(path), dict) for path in islice(folder.glob("*.json"), _SAMPLE))
+
+
+def _entry(path: Path) -> dict[str, Any] | InputError:
+    """What the file of one image holds, as an entry of a split's file, or what is wrong with it."""
+    try:
+        frames = load_json(path)["frames"]
+        labels = [label for frame in frames for label in frame.get("objects") or ()]
+    except InputError as error:
+        return error
+    except (KeyError, TypeError, AttributeError):
+        return InputError(f"{path} is no label file of an image; expected an object with frames, and objects in these")
+    return {"name": f"{path.stem}.jpg", "labels": labels}
+
+
 def _load(path: Path) -> list[Any]:
+    if path.is_dir():
+        return [_entry(file) for file in sorted(path.glob("*.json"))]
     content = load_json(path)
     entries = content.get("frames") if isinstance(content, dict) else content  # Scalabel's newer files wrap the list
     if not isinstance(entries, list) or not entries:
@@ -154,6 +184,9 @@ def _class_names(entries: dict[str, list[Any]]) -> tuple[str, ...]:
 
 def _records(file: SplitFile, entries: list[Any], indices: dict[str, int], left_out: LeftOut) -> Iterator[Record]:
     for number, entry in enumerate(entries):
+        if isinstance(entry, InputError):
+            left_out.add(str(entry), file.path, str(entry))
+            continue
         name = entry.get("name") if isinstance(entry, dict) else None
         labels = entry.get("labels") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not isinstance(labels, list | None):

@@ -222,16 +222,26 @@ def _lies_in(item: ElementTree.Element, size: tuple[int, int]) -> bool:
 def _write_bdd(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     write_lines(out / "classes.txt", data.class_names)  # as for VOC
     for split, file in bdd_json.find(folder).items():
-        content = load_json(file.path)
         names = {record.path.name for record in data.splits[split]}
+        if file.path.is_dir():
+            for name in sorted(names):
+                one = (file.path / name).with_suffix(".json")
+                content = load_json(one)
+                for frame in content["frames"]:
+                    frame["objects"] = _understood(frame.get("objects"), data.class_names)
+                write_json(out / one.relative_to(folder), content)
+            continue
+        content = load_json(file.path)
         entries = content["frames"] if isinstance(content, dict) else content
         kept = [e for e in entries if isinstance(e, dict) and Path(str(e.get("name"))).name in names]
         for entry in kept:
-            entry["labels"] = [
-                label for label in entry.get("labels") or () if bdd_json.is_understood(label, data.class_names)
-            ]
+            entry["labels"] = _understood(entry.get("labels"), data.class_names)
         changed = {**content, "frames": kept} if isinstance(content, dict) else kept
         write_json(out / file.path.relative_to(folder), changed)
+
+
+def _understood(labels: list[Any] | None, class_names: Sequence[str]) -> list[Any]:
+    return [label for label in labels or () if bdd_json.is_understood(label, class_names)]
 
 
 def _write_folder(data: DataSet, folder: Path, out: Path, pads: bool) -> None:

@@ -210,6 +210,25 @@ def write_bdd(folder: Path, truth: dict[str, list[Picture]], layout: str = "labe
     return folder
 
 
+def write_bdd_of_images(folder: Path, truth: Truth, layout: str = "labels/100k") -> Path:
+    """BDD100K of 2018 with a file an image."""
+    for split, pictures in truth.items():
+        _write_images(folder / "images/100k" / split, pictures)
+        for path in (folder / "images/100k" / split).iterdir():
+            path.rename(path.with_suffix(".jpg"))  # which is what BDD's are; a reader looks at the content
+        (folder / layout / split).mkdir(parents=True)
+        for picture in pictures:
+            objects: list[dict[str, Any]] = [{"category": "lane/single white", "id": 0, "poly2d": [[0, 1, "L"]]}]
+            for thing in picture.things:
+                box = dict(zip(("x1", "y1", "x2", "y2"), map(float, thing.box), strict=True))
+                objects.append(
+                    {"category": thing.name, "id": len(objects), "attributes": {"crowd": thing.crowd}, "box2d": box}
+                )
+            content = {"name": picture.name, "frames": [{"timestamp": 10000, "objects": objects}], "attributes": {}}
+            (folder / layout / split / f"{picture.name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 def write_yolo(folder: Path, truth: Truth, layout: str = "ultralytics", outlines: bool = True) -> Path:
     """YOLO labels as Ultralytics or ``roboflow`` lays them out, or with a ``list`` of images and numbers with gaps.
 

@@ -21,6 +21,7 @@ from tests.spt_deploy.datasets.data_formats import (
     Writer,
     make_truth,
     write_bdd,
+    write_bdd_of_images,
     write_coco,
     write_voc,
 )
@@ -264,4 +265,18 @@ def test_a_file_that_is_no_such_file_is_an_error(
     folder = write(tmp_path, make_truth())
     damage(folder)
     with pytest.raises(InputError, match=sentence):
+        read_data(folder, "detect")
+
+
+def test_files_of_an_image_that_are_no_label_files_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = write_bdd_of_images(tmp_path, make_truth(train=8, val=2))
+    labels = folder / "labels/100k/train"
+    (labels / "train_003.json").write_text("{", encoding="utf-8")
+    (labels / "train_004.json").write_text('{"name": "train_004", "frames": null}', encoding="utf-8")
+    data = read_data(folder, "detect", max_broken=0.25)
+    assert {record.path.stem for record in data.train} == {f"train_00{n}" for n in (0, 1, 2, 5, 6, 7)}
+    one, other = (broken.reason for broken in data.broken)
+    assert f"{labels}/train_003.json is no JSON" in one
+    assert f"{labels}/train_004.json is no label file of an image" in other
+    with pytest.raises(InputError, match=r"2 of 8 images of .*100k/train have broken annotations"):
         read_data(folder, "detect")

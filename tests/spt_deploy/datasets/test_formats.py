@@ -30,6 +30,7 @@ from tests.spt_deploy.datasets.data_formats import (
     Writer,
     make_truth,
     write_bdd,
+    write_bdd_of_images,
     write_coco,
     write_voc,
     write_voc_of_cvat,
@@ -62,6 +63,8 @@ DATA: list[tuple[str, Writer, str, bool]] = [
     ("voc of CVAT", write_voc_of_cvat, "voc", True),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), "voc", False),
     ("bdd of 2018", lambda f, t: write_bdd(f, t, "labels/bdd100k_labels_images_{}.json"), "bdd", False),
+    ("bdd with a file an image", write_bdd_of_images, "bdd", False),
+    ("bdd with a file an image, as unzipped", lambda f, t: write_bdd_of_images(f, t, "100k"), "bdd", False),
     ("bdd with short names", lambda f, t: write_bdd(f, t, "labels/{}.json"), "bdd", False),
 ]
 
@@ -70,7 +73,7 @@ def check_record(
     record: Record, picture: Picture, names: tuple[str, ...], outlines: bool, difficult: bool = False
 ) -> None:
     """``difficult``: what is crowd elsewhere is hard to see here, and says nothing of the image's classes."""
-    assert record.path.name == f"{picture.name}.png"
+    assert record.path.stem == picture.name
     assert record.path.is_file()
     assert record.label is None
     objects = record.objects

@@ -29,6 +29,7 @@ from tests.spt_deploy.datasets.data_formats import (
     Writer,
     make_truth,
     write_bdd,
+    write_bdd_of_images,
     write_coco,
     write_voc,
     write_voc_of_cvat,
@@ -87,6 +88,10 @@ def test_sparse_keeps_the_images_with_few_pixels_in_objects(
             np.testing.assert_array_equal(ours.labels, theirs.labels)
             np.testing.assert_array_equal(ours.mask((HEIGHT, WIDTH)), theirs.mask((HEIGHT, WIDTH)))
             assert record.path.samefile(old[record.path.name].path)  # a link costs no space
+
+
+def test_sparse_keeps_the_images_of_bdd_with_a_file_an_image(tmp_path: Path, truth: dict[str, list[Picture]]) -> None:
+    test_sparse_keeps_the_images_with_few_pixels_in_objects(tmp_path, truth, write_bdd_of_images, False)
 
 
 @both
