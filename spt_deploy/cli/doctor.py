@@ -47,7 +47,7 @@ def _print(found: Diagnosis) -> None:
     from spt_deploy.workflows.doctor import PACKAGE_REMEDY
 
     out = results()
-    out.print(f"GPU: {found.gpu or 'none that PyTorch sees'}", markup=False)
+    out.print(f"GPU: {found.gpu or 'none'}", markup=False)
     table = Table("runtime", "device", "version", "", "")
     for check in found.checks:
         colour = _COLOURS.get(check.verdict, "dim")

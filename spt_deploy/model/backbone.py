@@ -8,7 +8,6 @@ Source: Swin Transformer, arXiv 2103.14030; SPT, arXiv 2410.23608, equations 1 t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,7 @@ from torch import Tensor, nn
 from spt_deploy.config import BackboneConfig, check_image_size
 from spt_deploy.model.blocks import SpaBlock, SwinBlock, gate_layer, gate_logits
 from spt_deploy.model.operators import STATIC
-
-PATCH = 4  # pixels of a side of one token in stage 1
+from spt_deploy.model.shapes import PATCH
 
 
 @dataclass(frozen=True)
@@ -218,9 +216,3 @@ class Backbone(nn.Module):
         if self.config.selector == "topk":
             return kept
         return logits > threshold if forced is None else forced
-
-
-def stage_sizes(image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Height and width in tokens of the four stages, for an image of the given height and width in pixels."""
-    strides = (PATCH * 2**i for i in range(4))
-    return tuple((math.ceil(image_size[0] / s), math.ceil(image_size[1] / s)) for s in strides)

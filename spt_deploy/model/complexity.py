@@ -13,9 +13,7 @@ from typing import NamedTuple
 
 from spt_deploy.config import BackboneConfig, ModelConfig
 from spt_deploy.errors import UsageError
-from spt_deploy.model.backbone import PATCH, stage_sizes
-from spt_deploy.model.heads import DETECT_STAGES, TOWER_DEPTH
-from spt_deploy.model.reference import container_length
+from spt_deploy.model.shapes import DETECT_STAGES, PATCH, TOWER_DEPTH, container_length, stage_sizes
 
 # In the order in which tables show them. The relative position table counts as attention, LayerNorms before attention
 # and MLP as norm; those of patch embedding, merging and head belong to these.

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spt_deploy.config import ModelConfig
+from spt_deploy.model.shapes import DETECT_STAGES, TOWER_DEPTH
 
-DETECT_STAGES = (2, 3, 4)  # of the backbone, at strides 8, 16 and 32
 DETECT_STRIDES = (8, 16, 32)
-TOWER_DEPTH = 2  # convolutions before each branch's last one
 PRIOR_SCORE = 0.01  # initial score of every class, so that background does not swamp the first steps (arXiv 1708.02002)
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spt_deploy.model.shapes import container_length
+
 # Added to the attention logit of a pair that must not see each other. Finite, so that fp16 holds it and a row
 # of nothing else stays finite; exp(-1e4) is exactly 0 in every dtype.
 MASKED = -1e4
@@ -57,14 +59,6 @@ def packed_qkv(h: Tensor, gate: Tensor, token_of_slot: Tensor, weight: Tensor, b
     rows = h.flatten(0, 1).index_select(0, token_of_slot)
     factor = gate.flatten().index_select(0, token_of_slot).to(rows.dtype)
     return F.linear(rows * factor[:, None], weight, bias)
-
-
-def container_length(window: int, tokens: int, packing: str) -> int:
-    """L, slots a container: a window's, but no more than an image has tokens where a container is of one image.
-
-    Static packing keeps to whole windows: its containers were cut before attention sees them.
-    """
-    return min(window * window, tokens) if packing == "per-image" else window * window
 
 
 def containers(

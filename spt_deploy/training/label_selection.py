@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from spt_deploy.config import BackboneConfig
-from spt_deploy.model.backbone import PATCH
+from spt_deploy.model.shapes import PATCH
 from spt_deploy.training.select_labels import token_labels
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spt_deploy.model.backbone import PATCH, BackboneOutput
+from spt_deploy.model.backbone import BackboneOutput
+from spt_deploy.model.shapes import PATCH
 
 
 def token_labels(masks: Tensor, stride: int) -> Tensor:

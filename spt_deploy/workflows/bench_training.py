@@ -14,8 +14,8 @@ from torch import Tensor
 from spt_deploy.config import ModelConfig
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.datasets.objects import Objects
-from spt_deploy.model.backbone import stage_sizes
 from spt_deploy.model.checkpoint import load_checkpoint
+from spt_deploy.model.shapes import stage_sizes
 from spt_deploy.runtimes.torch_runner import torch_device
 from spt_deploy.training.config import TrainConfig
 from spt_deploy.training.loader import Batch

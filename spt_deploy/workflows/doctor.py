@@ -13,24 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-import torch
 
-from spt_deploy.config import BackboneConfig, ModelConfig, Packing
-from spt_deploy.engine.library import ENGINE_RUNTIMES, EngineRuntime, current_gpu
+from spt_deploy.engine.library import ENGINE_RUNTIMES, EngineRuntime, current_gpu, has_gpu
 from spt_deploy.errors import SptError
-from spt_deploy.model.checkpoint import save_checkpoint
-from spt_deploy.model.network import SptModel
 from spt_deploy.parity.tolerances import tolerance_for
-from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
 from spt_deploy.runtimes.registry import RUNTIMES, is_installed
-from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.telemetry import no_telemetry
-from spt_deploy.workflows.build_engine import build_engine
+from spt_deploy.workflows.doctor_trial import Trial, export_small, first_line, trial_with_torch, trial_without_torch
 
-SIZE = (64, 64)  # pixels: small, and stages 3 and 4 still have tokens to drop
 Verdict = Literal["works", "missing", "no device", "wrong", "fails"]
 
 # runtime -> the distributions that bring it, and the extra that installs it
@@ -59,7 +50,7 @@ class RuntimeCheck:
         runtime: as ``--runtime`` takes it.
         device: ``cpu`` or ``cuda``.
         version: of what is installed; None where nothing is.
-        verdict: ``works``: it ran the model and said what PyTorch says; ``missing``: not installed; ``no device``:
+        verdict: ``works``: it ran the model and said what it should; ``missing``: not installed; ``no device``:
             installed, without a device of that kind; ``wrong``: it ran and said something else; ``fails``: it did not
             run.
         detail: a sentence: what was found, and what to do.
@@ -92,7 +83,7 @@ class Diagnosis:
     """What doctor found.
 
     Attributes:
-        gpu: name of the first CUDA device that PyTorch sees; None without one.
+        gpu: name of the first CUDA device, or who sees that there is one; None without one.
         checks: every runtime on every device.
         packages: those of the extra ``train``.
     """
@@ -121,67 +112,36 @@ class Diagnosis:
 def doctor(status: Callable[[str], None] = lambda text: None) -> Diagnosis:
     """Make a small model, run it through every runtime on every device, and compare with PyTorch on the CPU.
 
+    Where PyTorch is missing, the model is a smaller one, and NumPy says what is right.
+
     Args:
         status: hears what is being done.
     """
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    images = np.random.default_rng(0).standard_normal((2, 3, *SIZE), dtype=np.float32)
-    with tempfile.TemporaryDirectory(prefix="spt-deploy-doctor-") as folder:
-        checkpoint = Path(folder) / "model.pt"
-        save_checkpoint(checkpoint, _model(), Preprocessing.for_task("classify", SIZE))
-        with TorchRunner(checkpoint, "cpu") as runner:
-            expected = runner.infer(images)
-        exported, why_not = _export(checkpoint, status)
+    has_torch = is_installed("torch")
+    with tempfile.TemporaryDirectory(prefix="spt-deploy-doctor-") as name:
+        folder = Path(name)
+        trial = trial_with_torch(folder, status) if has_torch else trial_without_torch(folder)
         checks = []
         for runtime in (*RUNTIMES["checkpoint"], *RUNTIMES["onnx"]):
-            path = checkpoint if runtime == "torch" else exported
             for device in ("cpu",) if runtime == "openvino" else ("cpu", "cuda"):
                 status(f"trying {runtime} on {device}")
-                checks.append(_check(runtime, device, path, why_not, images, expected, gpu))
+                checks.append(_check(runtime, device, trial))
         for engine_runtime in ENGINE_RUNTIMES:
             status(f"trying {engine_runtime}")
-            checks.append(_check_engine(engine_runtime, checkpoint, images, expected))
+            checks.append(_check_engine(engine_runtime, trial))
     packages = (PackageCheck(name, _version(module, (name,)), purpose) for name, (module, purpose) in _PACKAGES.items())
-    return Diagnosis(gpu, tuple(checks), tuple(packages))
+    return Diagnosis(_gpu(has_torch), tuple(checks), tuple(packages))
 
 
-def _model() -> SptModel:
-    """A block a stage, whose gates drop some tokens and keep others."""
-    torch.manual_seed(0)
-    config = BackboneConfig.from_name("spt_micro", depths=(1, 1, 1, 1))
-    model = SptModel(ModelConfig(config, "classify", ("one", "two", "three"))).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("gate.weight"):
-                parameter.normal_(0.0, 1.0)
-            if name.endswith("gate.bias"):
-                parameter.fill_(-6.0)
-    return model
+def _gpu(has_torch: bool) -> str | None:
+    """Name of the first CUDA device, or who sees that there is one."""
+    found = current_gpu() if has_torch else None
+    if found is None and has_gpu():
+        return "one that NVIDIA's driver sees" + (", and PyTorch does not" if has_torch else "")
+    return found.name if found else None
 
 
-def _export(checkpoint: Path, status: Callable[[str], None], packing: Packing = "per-image") -> tuple[Path | None, str]:
-    """The model as an ONNX file, or why there is none."""
-    status("exporting a small model")
-    path = checkpoint.with_suffix(f".{packing}.onnx")
-    try:
-        from spt_export.exporter import to_onnx
-
-        loaded = deployed_checkpoint(checkpoint, packing, capacity=1.0)  # room for all: the answer is the same
-        onnx.save(to_onnx(loaded.build(), loaded.facts), path)
-    except Exception as error:  # whatever it is, it is what the user has to hear
-        return None, f"the export failed: {_first_line(error)}"
-    return path, ""
-
-
-def _check(
-    runtime: str,
-    device: str,
-    path: Path | None,
-    why_not: str,
-    images: npt.NDArray[np.float32],
-    expected: dict[str, npt.NDArray[Any]],
-    gpu: str | None,
-) -> RuntimeCheck:
+def _check(runtime: str, device: str, trial: Trial) -> RuntimeCheck:
     distributions, remedy = _DISTRIBUTIONS[runtime]
     version = _version(runtime, distributions)
 
@@ -190,35 +150,38 @@ def _check(
 
     if version is None:
         return found("missing", remedy)
+    path = trial.checkpoint if runtime == "torch" else trial.exported
     if path is None:
-        return found("fails", why_not)
+        return found("fails", trial.why_not)
     if device == "cuda":
         try:
-            if reason := _no_cuda(runtime, gpu):
+            if reason := _no_cuda(runtime):
                 return found("no device", reason)
         except Exception as error:  # see _run
             return found("fails", _named(error))
-    return found(*_run(path, runtime, device, images, expected))
+    return found(*_run(path, runtime, device, trial))
 
 
-def _check_engine(
-    runtime: EngineRuntime, checkpoint: Path, images: npt.NDArray[np.float32], expected: dict[str, npt.NDArray[Any]]
-) -> RuntimeCheck:
+def _check_engine(runtime: EngineRuntime, trial: Trial) -> RuntimeCheck:
     """Build an engine where that is possible, and run it where a GPU is."""
     distributions, remedy = _DISTRIBUTIONS[runtime]
     version = _version(runtime, distributions)
-    device = current_gpu()
 
     def found(verdict: Verdict, detail: str) -> RuntimeCheck:
         return RuntimeCheck(runtime, "cuda", version, verdict, detail)
 
     if version is None:
         return found("missing", remedy)
+    if trial.checkpoint is None:
+        return found("missing", f"engines are built and run with PyTorch's help; {_DISTRIBUTIONS['torch'][1]}")
+    device = current_gpu()
     if device is None and runtime == "tensorrt":
         return found("no device", "PyTorch sees no CUDA device, and TensorRT builds and runs on one")
-    path, why_not = _export(checkpoint, lambda text: None, "static" if runtime == "tensorrt-rtx" else "per-image")
+    path, why_not = export_small(trial.checkpoint, "static" if runtime == "tensorrt-rtx" else "per-image")
     if path is None:
         return found("fails", why_not)
+    from spt_deploy.workflows.build_engine import build_engine
+
     try:
         built = build_engine(path, path.with_suffix(f".{runtime}.engine"), runtime=runtime, batch="1:2:2")
     except SptError as error:
@@ -227,39 +190,33 @@ def _check_engine(
         return found("fails", _named(error))
     if device is None:
         return found("no device", "builds engines here, and PyTorch sees no CUDA device to run them on")
-    return found(*_run(built.engine, runtime, "cuda", images, expected))
+    return found(*_run(built.engine, runtime, "cuda", trial))
 
 
-def _run(
-    path: Path,
-    runtime: str,
-    device: str,
-    images: npt.NDArray[np.float32],
-    expected: dict[str, npt.NDArray[Any]],
-) -> tuple[Verdict, str]:
+def _run(path: Path, runtime: str, device: str, trial: Trial) -> tuple[Verdict, str]:
     """Run a file and compare what it says."""
     try:
         with open_runner(path, runtime, device) as runner:
-            answer = runner.infer(images)
+            answer = runner.infer(trial.images)
     except SptError as error:
         return "fails", str(error)
     except Exception as error:  # a runtime that is installed by halves raises anything
         return "fails", _named(error)
     tolerance = tolerance_for("fp32")
     # NumPy's maximum, for Python's passes over a NaN that is not the first.
-    worst = float(np.max([np.abs(answer[name] - expected[name]).max() for name in expected]))
-    if not worst <= tolerance.absolute + tolerance.relative * float(np.abs(expected["logits"]).max()):
-        return "wrong", f"differs from PyTorch on the CPU by {worst:.1e}"
-    return "works", f"equal to PyTorch on the CPU, largest difference {worst:.1e}"
+    worst = float(np.max([np.abs(answer[name] - right).max() for name, right in trial.expected.items()]))
+    if not worst <= tolerance.absolute + tolerance.relative * float(np.abs(trial.expected["logits"]).max()):
+        return "wrong", f"differs from {trial.judge} by {worst:.1e}"
+    return "works", f"equal to {trial.judge}, largest difference {worst:.1e}"
 
 
-def _no_cuda(runtime: str, gpu: str | None) -> str:
+def _no_cuda(runtime: str) -> str:
     """Why a runtime has no CUDA device; empty where it has one."""
     if runtime == "onnxruntime":
         from spt_deploy.runtimes.onnxruntime_cuda import no_cuda
 
         return no_cuda() or ""
-    return "" if gpu else "PyTorch sees no CUDA device"
+    return "" if current_gpu() else "PyTorch sees no CUDA device"
 
 
 def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
@@ -278,8 +235,4 @@ def _version(runtime: str, distributions: tuple[str, ...]) -> str | None:
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -11,7 +11,7 @@ from spt_deploy.engine.description import PORTABLE
 from spt_deploy.engine.library import EngineRuntime, Gpu, Library, current_gpu, is_installed, load_library
 from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
-from spt_deploy.model.backbone import stage_sizes
+from spt_deploy.model.shapes import stage_sizes
 
 RuntimeChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
 RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)

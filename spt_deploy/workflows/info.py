@@ -12,7 +12,6 @@ from spt_deploy.digest import sha256_of
 from spt_deploy.engine.description import EngineDescription, read_description, read_plan
 from spt_deploy.errors import ArtefactError
 from spt_deploy.facts import ModelFacts
-from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.model.complexity import Complexity, complexity, kept_tokens
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, is_installed
@@ -116,6 +115,8 @@ def info(
     engine = None
     training: Mapping[str, Any] = {}
     if kind == "checkpoint":
+        from spt_deploy.model.checkpoint import load_checkpoint  # the only kind that needs PyTorch
+
         checkpoint = load_checkpoint(path)
         facts = replace(checkpoint.facts, checkpoint_sha256=sha256_of(path))
         training = checkpoint.training

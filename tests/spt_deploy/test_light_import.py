@@ -29,14 +29,19 @@ HEAVY = (
 )
 
 _BLOCKING = """
+import importlib.util
 import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {blocked!r}:
-            raise ImportError(f"{{name}} is blocked")
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+def find_spec(name, package=None, find=importlib.util.find_spec):
+    return None if name.partition(".")[0] in {blocked!r} else find(name, package)
 
 sys.meta_path.insert(0, Blocker())
+importlib.util.find_spec = find_spec
 """
 
 

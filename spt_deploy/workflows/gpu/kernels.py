@@ -11,8 +11,8 @@ from torch import Tensor
 
 from spt_deploy.config import BackboneConfig
 from spt_deploy.model import reference
-from spt_deploy.model.backbone import stage_sizes
 from spt_deploy.model.order import window_order
+from spt_deploy.model.shapes import stage_sizes
 from spt_deploy.workflows.gpu.clock import Ceilings, seconds_per_run, sets_beyond_cache, spare_memory
 from spt_deploy.workflows.gpu.floors import OPERATORS, Case
 

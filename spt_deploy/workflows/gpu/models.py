@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from spt_deploy.bench import Timing, take_turns
 from spt_deploy.config import BackboneConfig, ModelConfig
-from spt_deploy.model.backbone import Backbone, stage_sizes
+from spt_deploy.model.backbone import Backbone
 from spt_deploy.model.blocks import SpaBlock, SwinBlock
 from spt_deploy.model.complexity import complexity, kept_tokens
+from spt_deploy.model.shapes import stage_sizes
 from spt_deploy.workflows.bench_work import forced_mask
 from spt_deploy.workflows.gpu.kernels import RATIOS
 

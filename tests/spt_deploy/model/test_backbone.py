@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from spt_deploy.config import Packing, Task
 from spt_deploy.errors import UsageError
 from spt_deploy.model import operators
-from spt_deploy.model.backbone import PatchMerging, stage_sizes
+from spt_deploy.model.backbone import PatchMerging
 from spt_deploy.model.heads import DetectHead
 from spt_deploy.model.network import SptModel
+from spt_deploy.model.shapes import stage_sizes
 from tests.spt_deploy.model.models import images, make_model
 from tests.tolerances import MODEL, assert_close
 

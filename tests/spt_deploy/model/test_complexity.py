@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spt_deploy.config import BackboneConfig, ModelConfig, Packing, Task
 from spt_deploy.errors import UsageError
-from spt_deploy.model.backbone import stage_sizes
 from spt_deploy.model.complexity import PARTS, Complexity, complexity, kept_tokens
 from spt_deploy.model.network import SptModel
+from spt_deploy.model.shapes import stage_sizes
 from tests.spt_deploy.model.models import CLASSES, images, make_model
 
 PAPER_SIZE, SMALL = (800, 1280), (224, 224)

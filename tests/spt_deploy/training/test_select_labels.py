@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spt_deploy.model.backbone import BackboneOutput, stage_sizes
+from spt_deploy.model.backbone import BackboneOutput
+from spt_deploy.model.shapes import stage_sizes
 from spt_deploy.training.select_labels import SelectionMeter, select_loss, supervised_strides, token_labels
 from tests.tolerances import assert_close
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays
 from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
 from spt_deploy.workflows.doctor import Diagnosis, PackageCheck, RuntimeCheck, _check, doctor
+from spt_deploy.workflows.doctor_trial import Trial, trial_without_torch
+from tests.spt_deploy.test_light_import import run_without
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
 
@@ -85,7 +88,8 @@ def test_a_runtime_that_is_installed_and_does_not_load_fails_and_says_why(
         n for n in sys.modules if n.split(".")[0] == "onnxruntime" or n.startswith("spt_deploy.runtimes.onnxruntime_")
     ]:
         monkeypatch.delitem(sys.modules, name)
-    found = _check("onnxruntime", device, tmp_path / "model.onnx", "", np.zeros((1, 3, 64, 64), np.float32), {}, None)
+    trial = Trial(np.zeros((1, 3, 64, 64), np.float32), {}, "nobody", None, tmp_path / "model.onnx")
+    found = _check("onnxruntime", device, trial)
     assert found.verdict == "fails"
     assert "libcudart is missing" in found.detail or "onnxruntime" in found.detail
 
@@ -125,3 +129,26 @@ def test_where_nothing_works_nothing_can_infer() -> None:
     bad = RuntimeCheck("torch", "cpu", "2.13", "fails", "no")
     assert not Diagnosis(None, (bad,)).can_infer
     assert not Diagnosis(None, (bad,)).is_sound
+
+
+def test_without_pytorch_a_small_graph_is_tried_and_numpy_says_what_is_right() -> None:
+    code = "from spt_deploy.cli import main; main(prog_name='spt-deploy')"
+    done = run_without(("torch", "safetensors", "onnxscript"), code, "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    checks = {(c["runtime"], c["device"]): c for c in json.loads(done.stdout)["checks"]}
+    assert checks["torch", "cpu"]["verdict"] == "missing"
+    for runtime in INSTALLED:
+        assert checks[runtime, "cpu"]["verdict"] == "works"
+        assert checks[runtime, "cpu"]["detail"].startswith("equal to NumPy")
+    for runtime in ("tensorrt", "tensorrt-rtx"):
+        assert checks[runtime, "cuda"]["verdict"] == "missing"
+        assert "pip install" in checks[runtime, "cuda"]["detail"]
+
+
+def test_the_graph_of_standard_operators_tells_a_runtime_that_is_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = trial_without_torch(tmp_path)
+    assert _check("openvino", "cpu", trial).verdict == "works"
+    off = replace(trial, expected={"logits": trial.expected["logits"] + 0.01})
+    assert _check("openvino", "cpu", off).verdict == "wrong"
