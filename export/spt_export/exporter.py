@@ -22,8 +22,8 @@ from spt_deploy.config import mask_output
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, THRESHOLD_INPUT, ModelFacts
 from spt_deploy.model.blocks import AttentionWeights
+from spt_deploy.model.domain import DOMAIN
 from spt_deploy.model.network import SptModel
-from spt_deploy.model.operators import DOMAIN
 from spt_deploy.preprocess import Preprocessing
 from spt_export.functions import ONNX_OPSET, function_protos, opset_imports
 

@@ -19,7 +19,7 @@ from onnxscript import OnnxFunction, script
 from onnxscript.onnx_opset import opset20 as op
 
 from spt_deploy.config import Packing
-from spt_deploy.model.operators import DOMAIN, OPSET_VERSION, PLUGIN_ATTRIBUTES
+from spt_deploy.model.domain import DOMAIN, OPSET_VERSION, PLUGIN_ATTRIBUTES
 from spt_export import static_functions as static
 from spt_export.masked_bias import FLOAT, INT32, INT64, NO_TOKEN, SPT, MaskedBias, TokenCodes
 

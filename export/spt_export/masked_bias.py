@@ -12,7 +12,7 @@ from onnxscript import script
 from onnxscript import values as onnxscript_values
 from onnxscript.onnx_opset import opset20 as op
 
-from spt_deploy.model.operators import DOMAIN, OPSET_VERSION
+from spt_deploy.model.domain import DOMAIN, OPSET_VERSION
 from spt_deploy.model.reference import MASKED
 
 SPT = onnxscript_values.Opset(DOMAIN, OPSET_VERSION)

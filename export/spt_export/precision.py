@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
-from spt_deploy.model.operators import DOMAIN
+from spt_deploy.model.domain import DOMAIN
 
 Precision = Literal["fp16", "bf16"]
 TYPES: dict[Precision, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

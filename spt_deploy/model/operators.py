@@ -13,23 +13,17 @@ functions of that module. Under autocast the operators take and give its dtype, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from spt_deploy.errors import UsageError
 from spt_deploy.model import reference, static_packing
+from spt_deploy.model.domain import OPSET_VERSION, PLUGIN_ATTRIBUTES
 
-DOMAIN = "spt"
-OPSET_VERSION = 1
 STATIC = "static"  # packing
 
 # Device types whose registered kernels return lists of the upper bound's length.
 BOUNDED_DEVICES: set[str] = set()
-
-# TensorRT's parser looks for a plugin of this namespace and version before it looks at the file's functions.
-PLUGIN_ATTRIBUTES: dict[str, Any] = {"plugin_namespace": DOMAIN, "plugin_version": str(OPSET_VERSION)}
 
 
 @torch.library.custom_op("spt::select_tokens", mutates_args=())

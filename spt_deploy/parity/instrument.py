@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from spt_deploy.config import Selector
-from spt_deploy.model.operators import DOMAIN
+from spt_deploy.model.domain import DOMAIN
 
 FREE, KEEP, DROP = 0.0, 1.0, -1.0  # values of a forcing input, one a token
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import ModelFacts
@@ -16,7 +15,6 @@ from spt_deploy.image_input import Images
 from spt_deploy.parity.instrument import DROP, FREE, KEEP, BlockPorts, instrument
 from spt_deploy.runtimes.base import Arrays, Runner, graph_inputs
 from spt_deploy.runtimes.onnx_file import load_onnx
-from spt_deploy.runtimes.torch_runner import TorchRunner
 
 Masks = Sequence[npt.NDArray[np.bool_]]
 
@@ -49,11 +47,16 @@ class Probe(ABC):
 
 
 class _TorchProbe(Probe):
-    def __init__(self, runner: TorchRunner) -> None:
+    def __init__(self, runner: Runner) -> None:
+        from spt_deploy.runtimes.torch_runner import TorchRunner
+
+        assert isinstance(runner, TorchRunner)
         self._model = runner.model
         self._device = next(self._model.parameters()).device
 
     def run(self, images: Images, forced: Masks | None = None) -> Probed:
+        import torch
+
         masks = None if forced is None else [torch.from_numpy(m).to(self._device) for m in forced]
         with torch.inference_mode():
             output = self._model(torch.from_numpy(images).to(self._device), masks)
@@ -135,7 +138,7 @@ def open_probe(runner: Runner, batch: int | None = None) -> Probe:
     Raises:
         UsageError: when the runtime cannot be probed.
     """
-    if isinstance(runner, TorchRunner):
+    if runner.runtime == "torch":
         return _TorchProbe(runner)
     if runner.facts.precision == "int8":
         raise UsageError(

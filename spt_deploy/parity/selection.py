@@ -8,16 +8,15 @@ it must lie within the scores' tolerance of the threshold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from spt_deploy.config import BackboneConfig
-from spt_deploy.model.blocks import best_tokens
 
 Scores = tuple[npt.NDArray[np.float32], ...]
 
@@ -81,7 +80,8 @@ def _either(part: BlockSelection) -> float:
 def cut_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDArray[np.float32]:
     """What a score must exceed (``threshold``) or reach (``topk``) to be kept, B x 1 float32."""
     if backbone.selector == "threshold":
-        value = float(torch.logit(torch.tensor(backbone.threshold)))
+        share = np.float32(backbone.threshold)  # as the model has it
+        value = math.log(share / (np.float32(1) - share))
         return np.full((score.shape[0], 1), value, dtype=np.float32)
     return np.sort(score, axis=1)[:, score.shape[1] - backbone.best_count(score.shape[1]), None]
 
@@ -90,13 +90,19 @@ def kept_of(score: npt.NDArray[np.float32], backbone: BackboneConfig) -> npt.NDA
     """Tokens that a block's scores select, B x N bool; under static packing no more than there is room for."""
     cut = cut_of(score, backbone)
     if backbone.selector == "topk":
-        return best_tokens(torch.from_numpy(score), backbone.best_count(score.shape[1])).numpy()
+        # Of equal scores the earlier tokens, as `blocks.best_tokens`.
+        return _places(np.argsort(-score, axis=1, kind="stable")[:, : backbone.best_count(score.shape[1])], score)
     kept: npt.NDArray[np.bool_] = score > cut
     if backbone.packing == "static":
         best = np.argsort(-score, axis=1, kind="stable")[:, : backbone.static_slots(score.shape[1])]
-        in_reach = np.zeros_like(kept)
-        np.put_along_axis(in_reach, best, True, axis=1)
-        kept &= in_reach
+        kept &= _places(best, score)
+    return kept
+
+
+def _places(tokens: npt.NDArray[np.int64], score: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """B x N, true at the tokens named for each image."""
+    kept = np.zeros(score.shape, dtype=np.bool_)
+    np.put_along_axis(kept, tokens, True, axis=1)
     return kept
 
 

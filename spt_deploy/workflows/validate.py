@@ -17,7 +17,6 @@ from spt_deploy.digest import sha256_of
 from spt_deploy.engine.description import read_description
 from spt_deploy.errors import RuntimeMissingError, UsageError
 from spt_deploy.facts import ModelFacts
-from spt_deploy.model.checkpoint import SUFFIXES
 from spt_deploy.parity.checks import (
     IndependenceReport,
     PairReport,
@@ -30,8 +29,7 @@ from spt_deploy.parity.checks import (
 from spt_deploy.parity.inputs import generated_cases, image_cases, images_in
 from spt_deploy.runtimes import Runner, open_runner
 from spt_deploy.runtimes.onnx_file import read_facts
-from spt_deploy.runtimes.registry import RUNTIMES, artefact_kind, check_precisions
-from spt_deploy.runtimes.torch_runner import TorchRunner
+from spt_deploy.runtimes.registry import CHECKPOINT_SUFFIXES, RUNTIMES, artefact_kind, check_precisions
 from spt_deploy.workflows.artefacts import find_artefact
 
 if TYPE_CHECKING:
@@ -167,9 +165,9 @@ def _found(note: Callable[[str], None]) -> list[Path]:
     """The newest ONNX file and the checkpoint beside it that it was made from, or that has its name."""
     onnx_file, why = find_artefact(None, ("onnx",))
     note(why)
-    named = [onnx_file.with_suffix(suffix) for suffix in SUFFIXES]
-    others = [path for path in sorted(onnx_file.parent.iterdir()) if path.suffix in SUFFIXES and path not in named]
-    there = [path for path in (*named, *others) if path.is_file()]
+    named = [onnx_file.with_suffix(suffix) for suffix in CHECKPOINT_SUFFIXES]
+    others = [path for path in sorted(onnx_file.parent.iterdir()) if path.suffix in CHECKPOINT_SUFFIXES]
+    there = [path for path in dict.fromkeys([*named, *others]) if path.is_file()]
     origin = read_facts(onnx_file).checkpoint_sha256
     fitting = [path for path in there if sha256_of(path) == origin] or [path for path in there if path in named]
     if not fitting:
@@ -196,6 +194,8 @@ def _runners(
     runners: list[Runner] = []
     for path in paths:
         if artefact_kind(path) == "checkpoint":
+            from spt_deploy.runtimes.torch_runner import TorchRunner
+
             if exported:  # the checkpoint runs as the exported files do: at their size, packing and threshold
                 backbone, size = exported[0].model.backbone, exported[0].preprocessing.size
                 value = backbone.threshold if threshold is None else threshold

@@ -86,6 +86,19 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.startswith(("Usage: spt-deploy", "spt-deploy, version"))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("info",), ("bench", "--repeats", "1", "--batch", "1"), ("validate",)],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_there_for_exported_files_runs_without_torch(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    made = make_exported(tmp_path, (64, 64))
+    code = "from spt_deploy.cli import main; main(prog_name='spt-deploy')"
+    done = run_without(("torch", "safetensors", "onnxscript"), code, *arguments, str(made.onnx))
+    assert done.returncode == 0, done.stderr
+    assert made.onnx.name in done.stdout
+
+
 def test_infer_runs_an_onnx_file_with_the_packages_that_the_readme_installs_on_a_box(tmp_path: Path) -> None:
     readme = (_REPOSITORY / "README.md").read_text(encoding="utf-8")
     (packages,) = re.findall(r"^ {4}pip install -c constraints.txt (av .*)$", readme, flags=re.MULTILINE)

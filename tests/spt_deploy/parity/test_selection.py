@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spt_deploy.config import BackboneConfig
-from spt_deploy.model.blocks import SpaBlock
-from spt_deploy.parity.selection import compare_selection, kept_of
+from spt_deploy.model.blocks import SpaBlock, best_tokens
+from spt_deploy.parity.selection import compare_selection, cut_of, kept_of
 
 STATIC = BackboneConfig.from_name("spt_micro", spa_stages=(4,), depths=(2, 2, 2, 1), packing="static", capacity=0.5)
 SLOTS = STATIC.static_slots(200)
@@ -62,3 +64,19 @@ def test_a_ranking_is_cut_where_the_block_cuts_it(keep_ratio: float) -> None:
     with torch.inference_mode():
         _, logits, kept = block(x, None, torch.tensor(0.0))
     np.testing.assert_array_equal(kept_of(logits.numpy(), config), kept.numpy())
+
+
+@given(seed=st.integers(0, 1000), tokens=st.integers(1, 60), ratio=st.floats(0.02, 1.0), levels=st.integers(1, 40))
+def test_what_a_ranking_keeps_is_what_the_model_keeps(seed: int, tokens: int, ratio: float, levels: int) -> None:
+    score = np.random.default_rng(seed).integers(0, levels, (3, tokens)).astype(np.float32)  # many are equal
+    backbone = BackboneConfig.from_name("spt_micro", selector="topk", keep_ratio=ratio)
+    expected = best_tokens(torch.from_numpy(score), backbone.best_count(tokens)).numpy()
+    np.testing.assert_array_equal(kept_of(score, backbone), expected)
+
+
+@given(threshold=st.floats(1e-4, 1 - 1e-4))
+def test_the_cut_is_the_threshold_that_the_model_compares_with(threshold: float) -> None:
+    backbone = BackboneConfig.from_name("spt_micro", threshold=threshold)
+    cut = cut_of(np.zeros((2, 3), np.float32), backbone)
+    assert cut.shape == (2, 1)
+    np.testing.assert_allclose(cut, float(torch.logit(torch.tensor(threshold))), rtol=3e-7, atol=1e-7)
