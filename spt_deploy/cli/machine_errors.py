@@ -11,6 +11,9 @@ from spt_deploy.errors import InputError, OutputError, ResultError, RuntimeMissi
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_TEMPORARY = "No usable temporary directory found in "  # how tempfile begins
 
+_WITH_TORCH = ("torch", "safetensors")  # who lacks one of them on such a box will lack the other
+_PACKAGES = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}  # module -> what pip calls it
+
 
 def machine_error(error: Exception) -> SptError | None:
     """The error to be shown in place of ``error``; None for one that is not the machine's."""
@@ -48,7 +51,12 @@ def _of_a_package(error: ImportError, name: str) -> SptError | None:
             f"OpenCV cannot be loaded ({error}); on a machine without desktop libraries: "
             "pip install opencv-python-headless"
         )
-    package = name.partition(".")[0]  # such as torch on a box that only runs ONNX files
-    if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec(package) is None:
-        return RuntimeMissingError(f"this needs {package}, which is not installed; pip install {package}")
-    return None
+    module = name.partition(".")[0]  # such as torch on a box that only runs ONNX files
+    if not isinstance(error, ModuleNotFoundError) or importlib.util.find_spec(module) is not None:
+        return None
+    together = _WITH_TORCH if module in _WITH_TORCH else (module,)
+    missing = [_PACKAGES.get(each, each) for each in together if importlib.util.find_spec(each) is None]
+    are = "is" if len(missing) == 1 else "are"
+    return RuntimeMissingError(
+        f"this needs {' and '.join(missing)}, which {are} not installed; pip install {' '.join(missing)}"
+    )

@@ -89,7 +89,8 @@ def choose_runtime(path: Path, wanted: str = "auto", device: str = "auto", preci
         for name in fitting:
             if is_installed(name):
                 return name
-        raise RuntimeMissingError(f"no runtime for {path.name} is installed; pip install {fitting[0]}")
+        instead = "" if kind != "checkpoint" else f", or where that is: spt-deploy export {path.name}"
+        raise RuntimeMissingError(f"no runtime for {path.name} is installed; pip install {fitting[0]}{instead}")
     if wanted not in fitting:
         raise UsageError(f"the {wanted} runtime does not take {path.name} ({kind}); use {' or '.join(fitting)}")
     return wanted

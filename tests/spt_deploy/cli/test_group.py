@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import re
 import sys
 import tempfile
@@ -148,6 +149,16 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(run_raising: R
     result = run_raising(ModuleNotFoundError("No module named 'tensor.nn'", name="tensor.nn"))
     assert result.exit_code == RuntimeMissingError.exit_code
     assert result.stderr == "error: this needs tensor, which is not installed; pip install tensor\n"
+
+
+def test_what_is_needed_with_torch_is_named_with_it(run_raising: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    missing = ("torch", "safetensors")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name))
+    result = run_raising(ModuleNotFoundError("No module named 'safetensors'", name="safetensors"))
+    assert result.stderr == (
+        "error: this needs torch and safetensors, which are not installed; pip install torch safetensors\n"
+    )
 
 
 @pytest.mark.parametrize(
