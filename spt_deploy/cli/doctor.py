@@ -44,7 +44,6 @@ def _print(found: Diagnosis) -> None:
     from rich.table import Table
 
     from spt_deploy.cli.console import results, show
-    from spt_deploy.workflows.doctor import PACKAGE_REMEDY
 
     out = results()
     out.print(f"GPU: {found.gpu or 'none'}", markup=False)
@@ -57,6 +56,6 @@ def _print(found: Diagnosis) -> None:
     packages = Table("package", "version", "", "for")
     for package in found.packages:
         there = "[dim]installed[/]" if package.version else "missing"
-        purpose = package.purpose if package.version else f"{package.purpose}; {PACKAGE_REMEDY}"
+        purpose = package.purpose if package.version else f"{package.purpose}; pip install {package.package}"
         packages.add_row(package.package, package.version or "", there, escape(purpose))
     show(packages)

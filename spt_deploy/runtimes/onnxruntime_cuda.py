@@ -38,7 +38,7 @@ def no_cuda() -> str | None:
     if PROVIDER not in available:
         return (
             f"this ONNX Runtime has no CUDA provider (it has {', '.join(available)}): pip uninstall onnxruntime "
-            "onnxruntime-gpu, which share a folder, then pip install 'spt-deploy[gpu]'"
+            "onnxruntime-gpu, which share a folder, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
     return None
 

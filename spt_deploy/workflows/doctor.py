@@ -24,11 +24,15 @@ from spt_deploy.workflows.doctor_trial import Trial, export_small, first_line, t
 
 Verdict = Literal["works", "missing", "no device", "wrong", "fails"]
 
-# runtime -> the distributions that bring it, and the extra that installs it
+# runtime -> the distributions that bring it, and what installs it: not by an extra where PyTorch may be left out, for
+# pip would bring all that spt-deploy depends on with it
 _DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "torch": (("torch",), "pip install torch"),
-    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "pip install 'spt-deploy[cpu]', or [gpu] for CUDA"),
-    "openvino": (("openvino",), "pip install 'spt-deploy[cpu]'"),
+    "onnxruntime": (
+        ("onnxruntime", "onnxruntime-gpu"),
+        "pip install onnxruntime, or 'onnxruntime-gpu[cuda,cudnn]' for CUDA",
+    ),
+    "openvino": (("openvino",), "pip install openvino"),
     "tensorrt": (("tensorrt",), "pip install 'spt-deploy[gpu]', on a machine with an NVIDIA GPU"),
     "tensorrt-rtx": (("tensorrt-rtx",), "pip install 'spt-deploy[rtx]'"),
 }
@@ -39,7 +43,6 @@ _PACKAGES = {
     "pillow": ("PIL", "reading the sizes of YOLO's images without decoding them"),
     "pyyaml": ("yaml", "reading data.yaml of YOLO's data sets"),
 }
-PACKAGE_REMEDY = "pip install 'spt-deploy[train]'"
 
 
 @dataclass(frozen=True)

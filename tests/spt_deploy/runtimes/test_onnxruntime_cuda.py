@@ -39,7 +39,11 @@ def test_a_gpu_and_its_provider_are_taken() -> None:
     [
         (([CUDA, CPU], False), "NVIDIA's driver is not there or finds no GPU"),
         (([CPU], False), "NVIDIA's driver is not there or finds no GPU"),
-        (([CPU], True), r"no CUDA provider \(it has CPUExecutionProvider\): pip uninstall onnxruntime onnxruntime-gpu"),
+        (
+            ([CPU], True),
+            r"no CUDA provider \(it has CPUExecutionProvider\): pip uninstall onnxruntime onnxruntime-gpu, .* "
+            r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'",
+        ),
     ],
     indirect=["machine"],
 )

@@ -72,7 +72,7 @@ def test_a_package_that_is_missing_is_shown_with_what_needs_it_and_what_installs
     missing, there = capsys.readouterr().out.splitlines()[-3:-1]
     assert [cell.strip() for cell in missing.split("│")[1:3]] == ["matplotlib", ""]
     assert "missing" in missing
-    assert "curves; pip install 'spt-deploy[train]'" in missing
+    assert "curves; pip install matplotlib" in missing
     assert "12.0" in there
     assert "pip install" not in there
 
@@ -143,6 +143,20 @@ def test_without_pytorch_a_small_graph_is_tried_and_numpy_says_what_is_right() -
     for runtime in ("tensorrt", "tensorrt-rtx"):
         assert checks[runtime, "cuda"]["verdict"] == "missing"
         assert "pip install" in checks[runtime, "cuda"]["detail"]
+
+
+def test_what_runs_onnx_files_is_installed_by_its_own_name_for_an_extra_brings_pytorch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = importlib.util.find_spec
+    missing = ("onnxruntime", "openvino", "torch", "yaml")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else there(name))
+    found = doctor()
+    remedies = {check.runtime: check.detail for check in found.checks}
+    assert remedies["onnxruntime"] == "pip install onnxruntime, or 'onnxruntime-gpu[cuda,cudnn]' for CUDA"
+    assert remedies["openvino"] == "pip install openvino"
+    _print(found)
+    assert "; pip install pyyaml" in capsys.readouterr().out
 
 
 def test_the_graph_of_standard_operators_tells_a_runtime_that_is_off(
