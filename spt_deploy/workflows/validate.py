@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,8 +113,9 @@ def validate(
     notes: list[str] = []
 
     def note(text: str) -> None:
-        notes.append(text)
-        status(text)
+        if text not in notes:  # each runtime and image is named once, however many are compared
+            notes.append(text)
+            status(text)
 
     files = images_in(data) if data is not None else []
     paths = list(artefacts) or _found(note)
@@ -127,10 +127,8 @@ def validate(
         for runner in runners:
             stack.enter_context(runner)
         if len(runners) < 2 and labels is None:
-            second = "name a second artefact, " if len(paths) == 1 else ""
             raise UsageError(
-                f"{runners[0].path} alone in {runners[0].runtime} has nothing to be compared with; {second}"
-                "install another runtime (pip install openvino), or give a data set with --labels for its metric"
+                f"{runners[0].path} alone in {runners[0].runtime} has nothing to be compared with; {_remedies(paths)}"
             )
         reference, candidates = runners[0], runners[1:]
         for candidate in candidates:  # all before the first comparison, which takes a while
@@ -142,11 +140,10 @@ def validate(
 
             labelled = read_labelled(labels, format, reference.facts.model)
         preprocessing = reference.facts.preprocessing
-        left_out = cache(note)  # each image is named once, however many are compared
         pairs = []
         for candidate in candidates:
             status(f"comparing {label_of(candidate)} with {label_of(reference)}")
-            users = image_cases(files, preprocessing, max_images, batch, left_out)
+            users = image_cases(files, preprocessing, max_images, batch, note)
             pairs.append(compare_runners(reference, candidate, chain(generated_cases(preprocessing.size), users)))
         status("checking that no answer depends on the rest of its batch")
         images = np.random.default_rng(1).standard_normal((COMPANY, 3, *preprocessing.size), dtype=np.float32)
@@ -157,7 +154,7 @@ def validate(
         metrics: list[MetricReport] = []
         if labels is not None:
             status(f"measuring on the validation images of {labels}")
-            metrics = compare_metrics(runners, labelled, batch, status=left_out)
+            metrics = compare_metrics(runners, labelled, batch, status=note)
     return ValidateReport(tuple(notes), tuple(pairs), tuple(independence), tuple(metrics))
 
 
@@ -219,6 +216,15 @@ def _runners(
             else:
                 runners.append(open_runner(path, name, device, threshold=threshold))
     return runners
+
+
+def _remedies(paths: Sequence[Path]) -> str:
+    """What to do where one artefact in one runtime is all there is."""
+    ways = ["name a second artefact"] if len(paths) == 1 else []
+    missing = [name for name in reversed(RUNTIMES["onnx"]) if importlib.util.find_spec(name) is None]
+    if missing and any(artefact_kind(path) == "onnx" for path in paths):
+        ways.append(f"install another runtime (pip install {missing[0]})")
+    return ", or ".join([*ways, "give a data set with --labels for its metric"])
 
 
 def _named(reference: Runner, candidate: Runner, paths: Sequence[Path]) -> str:

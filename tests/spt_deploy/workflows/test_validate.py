@@ -59,6 +59,26 @@ def test_without_a_runtime_for_it_a_file_is_refused_and_what_is_left_alone_is_na
         validate([made.onnx, made.checkpoint])
 
 
+def test_one_file_in_the_one_runtime_that_is_there_is_told_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_exported(tmp_path, SIZE)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else there(name))
+    with pytest.raises(UsageError, match=r"alone in openvino .*another runtime \(pip install onnxruntime\)"):
+        validate([made.onnx])
+    with pytest.raises(UsageError, match=r"alone in torch .* compared with; name a second artefact, or give a data"):
+        validate([made.checkpoint])
+
+
+def test_a_runtime_that_is_not_there_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_exported(tmp_path, SIZE)
+    there, said = importlib.util.find_spec, list[str]()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else there(name))
+    validate([made.onnx, made.onnx], status=said.append)
+    assert said.count("onnxruntime is not installed and was left out (pip install onnxruntime)") == 1
+
+
 def test_files_of_another_threshold_are_refused_with_what_to_do(tmp_path: Path) -> None:
     """Element by element they would only be said to differ."""
     low = make_exported(tmp_path / "low", SIZE, threshold=0.2)
