@@ -11,7 +11,7 @@ from spt_deploy.errors import InputError, OutputError, ResultError, RuntimeMissi
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_TEMPORARY = "No usable temporary directory found in "  # how tempfile begins
 
-_WITH_TORCH = ("torch", "safetensors")  # who lacks one of them on such a box will lack the other
+_WITH_TORCH = ("torch", "safetensors", "onnxscript")  # who lacks one of them on such a box will lack the others
 _PACKAGES = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}  # module -> what pip calls it
 
 
@@ -56,7 +56,6 @@ def _of_a_package(error: ImportError, name: str) -> SptError | None:
         return None
     together = _WITH_TORCH if module in _WITH_TORCH else (module,)
     missing = [_PACKAGES.get(each, each) for each in together if importlib.util.find_spec(each) is None]
-    are = "is" if len(missing) == 1 else "are"
-    return RuntimeMissingError(
-        f"this needs {' and '.join(missing)}, which {are} not installed; pip install {' '.join(missing)}"
-    )
+    *others, last = missing
+    named = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+    return RuntimeMissingError(f"this needs {named} not installed; pip install {' '.join(missing)}")

@@ -153,11 +153,12 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(run_raising: R
 
 def test_what_is_needed_with_torch_is_named_with_it(run_raising: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
-    missing = ("torch", "safetensors")
+    missing = ("torch", "safetensors", "onnxscript")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name))
     result = run_raising(ModuleNotFoundError("No module named 'safetensors'", name="safetensors"))
     assert result.stderr == (
-        "error: this needs torch and safetensors, which are not installed; pip install torch safetensors\n"
+        "error: this needs torch, safetensors and onnxscript, which are not installed; "
+        "pip install torch safetensors onnxscript\n"
     )
 
 
