@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from spt_deploy.cli import COMMANDS
@@ -97,6 +99,19 @@ def test_what_is_there_for_exported_files_runs_without_torch(tmp_path: Path, arg
     done = run_without(("torch", "safetensors", "onnxscript"), code, *arguments, str(made.onnx))
     assert done.returncode == 0, done.stderr
     assert made.onnx.name in done.stdout
+
+
+@pytest.mark.parametrize("name", ["split", "pad"])
+def test_data_sets_are_made_without_torch(tmp_path: Path, name: str) -> None:
+    for folder in ("one", "two") if name == "split" else ("train/one", "train/two", "val/one", "val/two"):
+        for number in range(2):
+            path = tmp_path / "source" / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), np.full((8, 8, 3), number, np.uint8))
+    code = "from spt_deploy.cli import main; main(prog_name='spt-deploy')"
+    done = run_without(("torch",), code, "data", name, str(tmp_path / "source"), str(tmp_path / "made"))
+    assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / "made/train").rglob("*.png")]) >= 2
 
 
 def test_infer_runs_an_onnx_file_with_the_packages_that_the_readme_installs_on_a_box(tmp_path: Path) -> None:
