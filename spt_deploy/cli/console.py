@@ -24,6 +24,9 @@ _ANY_WIDTH = 10_000  # columns: how wide a table would be that nothing holds bac
 class Reporter(Protocol):
     """How far a job is."""
 
+    def begin(self) -> None:
+        """The work begins now: what came before, such as loading a model, is not in its rate."""
+
     def update(self, done: int, text: str = "", total: int | None = None) -> None:
         """Say that ``done`` units are done.
 
@@ -115,6 +118,9 @@ class _Bar:
         self._rate = self._text = ""
         self._task = rich.add_task(what, total=total, rate="", text="")
 
+    def begin(self) -> None:
+        """Nothing: rich's speed is that of the last updates."""
+
     def update(self, done: int, text: str = "", total: int | None = None) -> None:
         speed = self._rich.tasks[0].speed
         self._rate = f"{speed:.1f} {self._unit}/s" if speed else self._rate
@@ -137,6 +143,10 @@ class PlainProgress:
         self._write, self._clock = write, clock
         self._start = self._last = clock()
         self._done, self._text, self._shown = 0, "", -1
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._start = self._last = self._clock()
 
     def update(self, done: int, text: str = "", total: int | None = None) -> None:
         self._done = done

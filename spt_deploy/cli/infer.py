@@ -149,6 +149,7 @@ def command(
             status(why)
         if runtime == "auto":
             status(f"running it in {runner.runtime} on {runner.device}, {runner.precision}")
+        reporter.begin()
 
     def on_resume(folder: Path, done: int) -> None:
         frames = "1 frame has" if done == 1 else f"{done} frames have"

@@ -44,6 +44,16 @@ def test_a_plain_line_says_how_far_how_fast_and_how_long(clock: Clock) -> None:
     assert lines == ["epoch 1/2: 50/200 images, 5.0 images/s, 0:30 left, loss 0.31"]
 
 
+def test_what_came_before_the_work_began_is_not_in_its_rate(clock: Clock) -> None:
+    lines: list[str] = []
+    bar = PlainProgress("infer", 40, "frames", write=lines.append, clock=clock)
+    clock.now = 90.0  # the model is compiled
+    bar.begin()
+    clock.now = 100.0
+    bar.update(20)
+    assert lines == ["infer: 20/40 frames, 2.0 frames/s, 0:10 left"]
+
+
 def test_the_last_plain_line_is_printed_once(clock: Clock) -> None:
     lines: list[str] = []
     bar = PlainProgress("reading", None, "frames", write=lines.append, clock=clock)
