@@ -15,7 +15,8 @@ from pathlib import Path
 from spt_deploy.config import Task
 from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.datasets.dataset import DataSet
-from spt_deploy.datasets.unsplit import Unsplit, find_unsplit
+from spt_deploy.datasets.heap import Unsplit
+from spt_deploy.datasets.unsplit import find_unsplit
 from spt_deploy.errors import InputError, SptError, UsageError, add_note, no_folder
 from spt_deploy.images import MAX_BROKEN
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from spt_deploy.datasets import coco_json, image_folder, voc_xml, yolo
 from spt_deploy.datasets.annotations import class_file
+from spt_deploy.datasets.heap import Item, Unsplit
 from spt_deploy.datasets.rewrite import filter_lines, link, write_json, write_lines
-from spt_deploy.datasets.unsplit import Item, Unsplit
 
 Splits = Mapping[str, Sequence[Item]]
 Jobs = list[tuple[Path, Path]]

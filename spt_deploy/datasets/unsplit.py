@@ -11,17 +11,24 @@ What is found here `rewrite_splits.py` writes as both splits of the same format.
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
-from spt_deploy.datasets.annotations import LeftOut, SplitFile, first_file, text_lines
-from spt_deploy.datasets.dataset import Broken
-from spt_deploy.errors import InputError, SourceError, UsageError, no_folder
-from spt_deploy.images import MAX_BROKEN, find_images
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, unsplit_yolo, voc_xml, yolo
+from spt_deploy.datasets.annotations import LeftOut, SplitFile, first_file
+from spt_deploy.datasets.heap import (
+    SHAPES,
+    Item,
+    Unsplit,
+    images_below,
+    new_names,
+    split_folders,
+    visible_folders,
+)
+from spt_deploy.errors import InputError, UsageError, no_folder
+from spt_deploy.images import MAX_BROKEN, is_image_name
 from spt_deploy.wording import counted
 
 LOOKS_FOR = (
@@ -29,58 +36,14 @@ LOOKS_FOR = (
     "with images"
 )
 
-_NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
-_SHAPES = ("SegmentationObject", "SegmentationClass")  # folders of images that are outlines
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 _MOST_JSON = 16  # in one folder: more are of one image each
-_YOLO_NUMBERS = 5  # of a line, at least
 _SPLIT_NAMES = frozenset({"val", "valid", "validation", "test"})
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image.
-
-    Attributes:
-        image: its file.
-        name: its path in the new data set, below the folder of its split's images.
-        labels: the file that says what it holds, of a format that has one for each image.
-        group: of which each split gets its share: the class, where an image has one.
-    """
-
-    image: Path
-    name: Path
-    labels: Path | None = None
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Unsplit:
-    """What was found.
-
-    Attributes:
-        format: that it will have, as in `formats.FORMATS`.
-        found: what told it.
-        folder: where it lies.
-        items: sorted by path.
-        names: of the classes, by number, where it is YOLO's.
-        content: of the COCO JSON file.
-        ids: of each item in ``content``.
-        keypoints: YOLO's own keys of a data set with keypoints.
-        notes: sentences that a user should read.
-        broken: what is left out.
-    """
-
-    format: str
-    found: str
-    folder: Path
-    items: tuple[Item, ...]
-    names: dict[int, str] = field(default_factory=dict)
-    content: dict[str, Any] = field(default_factory=dict)
-    ids: tuple[int, ...] = ()
-    keypoints: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    broken: tuple[Broken, ...] = ()
+_OF_TOOLS = frozenset(
+    {"annotations", "ann", "labels", "obj_train_data", "jpegimages"}
+)  # of two tasks, in their folders
+_NO_CLASSES = frozenset({"images", "img", *_OF_TOOLS, *map(str.lower, SHAPES)})
+_OF_VOC = (re.compile(rb"<annotation[\s>]"), re.compile(rb"<size[\s>]"))  # not CVAT's own XML, nor LabelMe's
 
 
 def find_unsplit(source: Path, format: str | None = None, max_broken: float = MAX_BROKEN) -> Unsplit | None:
@@ -110,7 +73,9 @@ def find_unsplit(source: Path, format: str | None = None, max_broken: float = MA
     if len(found) > 1:
         several = ", ".join(f"{each.format} ({each.found})" for each in found)
         raise UsageError(f"{source} could be {several}; say which with --format")
-    return found[0] if found else _classes(source, max_broken)
+    whole = found[0] if found else _classes(source, max_broken)
+    inner = visible_folders(source) if whole is None and source.is_dir() else []
+    return find_unsplit(inner[0], format, max_broken) if len(inner) == 1 else whole  # as ZIP files are unpacked
 
 
 def _is_split(source: Path) -> bool:
@@ -134,15 +99,48 @@ def _coco(source: Path, max_broken: float) -> Unsplit | None:
     content = coco_json.load(file)
     own = file.stem.removeprefix("instances_")
     homes = (home.parent, home) if home.name == "annotations" else (home,)
-    folders = [home / name for home in homes for name in (f"images/{own}", own, "images", ".")]
+    folders = tuple(home / name for home in homes for name in (f"images/{own}", own, "images", "."))
+    top = source if source.is_dir() else homes[0]
     left_out = LeftOut(file, max_broken)
-    images = dict(coco_json.images_of(SplitFile(file, tuple(folders)), content, left_out))
+    images: dict[int, Path] = {}
+    seen: set[Path] = set()
+    for number, (path, _) in coco_json.images_of(SplitFile(file, folders), _located(content, folders, top), left_out):
+        if path in seen:  # of which one entry could come to train and one to val
+            left_out.add(path.name, file, f"{file}: image {path.name} is listed twice; the first entry was taken")
+        else:
+            images[number] = path
+            seen.add(path)
     left_out.check(len(content["images"]), len(images))
-    ids = tuple(sorted(images, key=lambda number: images[number][0]))
-    paths = [images[number][0] for number in ids]
-    items = tuple(Item(path, name) for path, name in zip(paths, _names(paths), strict=True))
+    ids = tuple(sorted(images, key=lambda number: images[number]))
+    paths = [images[number] for number in ids]
+    items = tuple(Item(path, name) for path, name in zip(paths, new_names(paths), strict=True))
     found = str(file.relative_to(source)) if source.is_dir() else "a file with images, annotations and categories"
-    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, broken=tuple(left_out.broken))
+    others = len(images_below(source)) - len(items) if source.is_dir() else 0
+    notes = (f"{counted(others, 'image')} that {file.name} does not name: left out",) if others > 0 else ()
+    broken = tuple(left_out.broken)
+    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, notes=notes, broken=broken)
+
+
+def _located(content: dict[str, Any], folders: Sequence[Path], top: Path) -> dict[str, Any]:
+    """``content``, in which an image that is in none of ``folders`` has its path, if ``top`` has one of its name.
+
+    FiftyOne's images are in data/, Label Studio may name the path on its server, and CVAT's user may have had the
+    images all the time.
+    """
+    of_name: dict[str, list[Path]] | None = None
+    images = []
+    for entry in content["images"]:
+        name = str(entry.get("file_name")).replace("\\", "/") if isinstance(entry, dict) else ""
+        if name and first_file(folders, name) is None:
+            if of_name is None:
+                of_name = {}
+                for image in images_below(top):
+                    of_name.setdefault(image.name, []).append(image.absolute())
+            same = of_name.get(name.rsplit("/", 1)[-1], [])
+            same = [path for path in same if path.as_posix().endswith(f"/{name}")] or same
+            entry = {**entry, "file_name": str(same[0])} if len(same) == 1 else entry
+        images.append(entry)
+    return {**content, "images": images}
 
 
 def _coco_files(folder: Path) -> list[Path]:
@@ -162,43 +160,6 @@ def _is_coco(path: Path) -> bool:
     return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
 
 
-def _yolo(source: Path, max_broken: float) -> Unsplit | None:
-    folder = source if source.is_dir() else source.parent
-    if source.is_file() and yolo.yaml_file(source) is None:
-        return None
-    images = _images(folder)
-    labels = [path if (path := yolo.label_file(image)).is_file() else None for image in images]
-    if not any(map(_is_yolo, filter(None, labels))) or _lie_in_splits(images, folder):
-        return None
-    yaml = next((path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")), None)
-    listed = next(filter(None, (first_file((folder, folder / "labels"), name) for name in _NAME_FILES)), None)
-    keypoints: dict[str, Any] = {}
-    if yaml is not None:
-        content = yolo.load_yaml(yaml)
-        names = yolo.class_names_of(yaml, content)
-        keypoints = {key: content[key] for key in ("kpt_shape", "flip_idx") if key in content}
-    elif listed is not None:
-        names = dict(enumerate(text_lines(listed)))
-    else:
-        raise InputError(f"{folder} has YOLO labels and no names of classes; write them to classes.txt, one a line")
-    missing = labels.count(None)
-    notes = (f"{counted(missing, 'image')} of {len(images)} without a label file: taken to hold no object",)
-    pairs = zip(images, _names(images, without="images"), labels, strict=True)
-    items = tuple(Item(image, name, label) for image, name, label in pairs)
-    first = next(label for label in labels if label is not None and _is_yolo(label))
-    found = f"{first.relative_to(folder)} and {(yaml or listed or folder).name}"
-    return Unsplit(yolo.NAME, found, folder, items, names=names, keypoints=keypoints, notes=notes if missing else ())
-
-
-def _is_yolo(label: Path) -> bool:
-    """Whether a text file has a line of numbers, as many as a box has at least."""
-    try:
-        lines = text_lines(label)
-        return bool(lines) and len([float(value) for value in lines[0].split()]) >= _YOLO_NUMBERS
-    except (InputError, ValueError):
-        return False
-
-
 def _voc(source: Path, max_broken: float) -> Unsplit | None:
     home = voc_xml.home(source) if source.is_dir() else None
     if not source.is_dir():
@@ -207,9 +168,14 @@ def _voc(source: Path, max_broken: float) -> Unsplit | None:
     files = [path for path in sorted(folder.rglob("*.xml")) if _is_voc(path)]
     if not files:
         return None
-    images = [path for path in _images(folder) if path.parent.name not in _SHAPES]
-    if _lie_in_splits(images, folder):
-        return None
+    names = {image: image.relative_to(folder) for image in images_below(folder)}
+    images = [image for image, name in names.items() if SHAPES.isdisjoint(name.parts)]
+    splits = split_folders(names[image] for image in images)
+    if splits is not None:
+        raise InputError(
+            f"{folder} is split already, into {splits[0]}/ and {splits[1]}/, and XML files beside their images are not "
+            "read; export COCO JSON or YOLO labels, or put the images and XML files of both into one folder"
+        )
     of_stem: dict[str, list[Path]] = {}
     for image in images:
         of_stem.setdefault(image.stem, []).append(image)
@@ -227,14 +193,15 @@ def _voc(source: Path, max_broken: float) -> Unsplit | None:
     kept = [image for image in images if has_empty or image in labels]
     lost = len(images) - len(kept)
     notes = (f"{counted(lost, 'image')} of {len(images)} without an XML file: left out",) if lost else ()
-    items = tuple(Item(i, name, labels.get(i)) for i, name in zip(kept, _names(kept), strict=True))
+    items = tuple(Item(i, name, labels.get(i)) for i, name in zip(kept, new_names(kept), strict=True))
     found = str(files[0].relative_to(source))
     return Unsplit(voc_xml.NAME, found, folder, items, notes=notes, broken=tuple(left_out.broken))
 
 
 def _is_voc(path: Path) -> bool:
     with path.open("rb") as file:
-        return b"<annotation" in file.read(4096)
+        start = file.read(4096)
+    return all(each.search(start) for each in _OF_VOC)
 
 
 def _closest(file: Path, images: Sequence[Path]) -> Sequence[Path]:
@@ -242,6 +209,7 @@ def _closest(file: Path, images: Sequence[Path]) -> Sequence[Path]:
     tests: tuple[Callable[[Path], bool], ...] = (
         lambda image: image.parent == file.parent,
         lambda image: image.parent.name == file.parent.name,
+        lambda image: file.parent.parent in image.parents,
         lambda image: image.parent.name in _IMAGE_FOLDERS,
     )
     for test in tests:
@@ -250,62 +218,41 @@ def _closest(file: Path, images: Sequence[Path]) -> Sequence[Path]:
 
 
 def _classes(source: Path, max_broken: float) -> Unsplit | None:
-    train = source / "train"
-    folder = train if train.is_dir() and any(map(_has_images, image_folder.class_folders(train))) else source
     if not source.is_dir():
         return None
-    classes = [place for place in image_folder.class_folders(folder) if _has_images(place)]
-    if len(classes) < 2 or any(place.name.lower() in ("train", *_SPLIT_NAMES) for place in classes):
+    train = source / "train"
+    folder = train if train.is_dir() and any(map(images_below, visible_folders(train))) else source
+    images = {place: found for place in visible_folders(folder) if (found := images_below(place))}
+    names = {place.name.lower() for place in images}
+    if len(images) < 2 or not names.isdisjoint(_NO_CLASSES | _SPLIT_NAMES) or any(map(_is_annotated, images)):
         return None
-    items = []
-    for place in classes:
-        items += [Item(image, image.relative_to(folder), group=place.name) for image in find_images(place)]
+    splits = split_folders(image.relative_to(folder) for found in images.values() for image in found)
+    if splits is not None:
+        raise InputError(
+            f"{source} is split already, into {splits[0]}/ and {splits[1]}/; rename these to train/ and val/, each "
+            "with its CLASS/ folders"
+        )
+    items = [Item(i, i.relative_to(folder), group=place.name) for place, found in images.items() for i in found]
     inside = f"{folder.relative_to(source)}/" if folder != source else ""
-    return Unsplit(
-        image_folder.NAME, f"{inside}{classes[0].name}/ to {inside}{classes[-1].name}/", folder, tuple(items)
+    ends = [f"{inside}{place.name}/" for place in images]
+    loose = sum(map(is_image_name, folder.iterdir()))
+    notes = (f"{counted(loose, 'image')} in no CLASS/ folder: left out",) if loose else ()
+    return Unsplit(image_folder.NAME, f"{ends[0]} to {ends[-1]}", folder, tuple(items), notes=notes)
+
+
+def _is_annotated(folder: Path) -> bool:
+    """Whether a folder of images has files of a tool beside them, or folders of such: it is then no class."""
+    paths = list(folder.iterdir())
+    images = {path.stem for path in paths if is_image_name(path)}
+    return any(
+        (path.suffix in (".json", ".xml") and path.stem in images) or (path.is_dir() and path.name.lower() in _OF_TOOLS)
+        for path in paths
     )
-
-
-def _has_images(folder: Path) -> bool:
-    try:
-        return bool(find_images(folder))
-    except SourceError:
-        return False
-
-
-def _images(folder: Path) -> list[Path]:
-    try:
-        return find_images(folder)
-    except SourceError:
-        return []
-
-
-def _lie_in_splits(images: Sequence[Path], folder: Path) -> bool:
-    """Whether folders on the way to the images are called train and val: to mix these would not be what is meant."""
-    above = {part.lower() for image in images for part in image.relative_to(folder).parts[:-1]}
-    return "train" in above and not above.isdisjoint(_SPLIT_NAMES)
-
-
-def _names(images: Sequence[Path], without: str = "") -> list[Path]:
-    """The path of each below the folder that holds them all; no folder on the way is called ``without``.
-
-    Raises:
-        InputError: when two have one name.
-    """
-    top = os.path.commonpath([image.parent for image in images]) if images else ""
-    inside = [Path(os.path.relpath(image, top)) for image in images]
-    names = [Path(*(part for part in path.parts if part != without)) for path in inside]
-    seen: dict[Path, Path] = {}
-    for image, name in zip(images, names, strict=True):
-        other = seen.setdefault(name.with_suffix(""), image)
-        if other is not image:
-            raise InputError(f"{other} and {image} would both be {name.with_suffix('')}; rename one of them")
-    return names
 
 
 _FINDERS: dict[str, Callable[[Path, float], Unsplit | None]] = {
     coco_json.NAME: _coco,
-    yolo.NAME: _yolo,
+    yolo.NAME: unsplit_yolo.find,
     voc_xml.NAME: _voc,
     image_folder.NAME: _classes,
 }

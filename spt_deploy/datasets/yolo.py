@@ -264,7 +264,9 @@ def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterat
                 raise InputError(f"{layout.file}: {error}") from error
             continue
         for line in text_lines(place):
-            image = first_file((place.parent, layout.file.parent), line.replace("\\", "/"))
+            name = line.replace("\\", "/")
+            folders = (place.parent, layout.file.parent)
+            image = first_file(folders, name) or first_file(folders, name.removeprefix("data/"))  # CVAT's, as darknet's
             if image is None:
                 left_out.add(line, place, f"{place} lists {line}, which has no file")
             else:

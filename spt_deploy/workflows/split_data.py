@@ -12,9 +12,10 @@ from typing import Any
 
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.datasets.formats import FORMATS, find_format, read_data
+from spt_deploy.datasets.heap import Item, Unsplit
 from spt_deploy.datasets.rewrite import link
 from spt_deploy.datasets.rewrite_splits import write_splits
-from spt_deploy.datasets.unsplit import LOOKS_FOR, Item, Unsplit, find_unsplit
+from spt_deploy.datasets.unsplit import LOOKS_FOR, find_unsplit
 from spt_deploy.errors import InputError, SptError, UsageError
 from spt_deploy.images import MAX_BROKEN
 from spt_deploy.training.report import Reports
@@ -136,7 +137,10 @@ def choose(items: Sequence[Item], val: float, *, last: bool = False, seed: int =
     for (group, folder), members in groups.items():
         if len(members) < 2:
             where = f"the class {group}" if group else f"the folder {folder}" if last and folder != "." else "it"
-            raise InputError(f"{where} has one image, {members[0].image}; expected one for train and one for val")
+            raise InputError(
+                f"{where} has one image, {members[0].image}; expected one for train and one for val; "
+                "add another, or remove it"
+            )
         count = min(max(1, round(val * len(members))), len(members) - 1)
         picked = members[-count:] if last else draw.sample(members, count)
         chosen |= {item.image for item in picked}
@@ -160,7 +164,10 @@ def _found(source: Path, format: str | None, max_broken: float) -> Unsplit:
             f"{source} is split already: it is {FORMATS[name].title} ({text}), which train reads as it is; "
             "to split it anew, put the images and labels of both splits into one folder"
         )
-    raise InputError(f"{source} is no data set without splits; looked for {LOOKS_FOR}")
+    zipped = (
+        "; unpack it first" if source.suffix.lower() == ".zip" else "; export one of these from the annotation tool"
+    )
+    raise InputError(f"{source} is no data set without splits; looked for {LOOKS_FOR}{zipped}")
 
 
 def _part(data: DataSet, records: Iterable[Record]) -> Part:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from spt_deploy.cli import main
 from spt_deploy.datasets.formats import read_data
-from spt_deploy.datasets.unsplit import Item
+from spt_deploy.datasets.heap import Item
 from spt_deploy.errors import InputError, OutputError, SptError, UsageError
 from spt_deploy.training.report import Reports
 from spt_deploy.wording import counted
