@@ -14,7 +14,8 @@ from spt_deploy.config import Packing
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.checkpoint import load_checkpoint
-from spt_deploy.model.operators import DOMAIN, packed_attention
+from spt_deploy.model.domain import DOMAIN
+from spt_deploy.model.operators import packed_attention
 from spt_deploy.preprocess import Preprocessing
 from spt_export.exporter import to_onnx
 from tests.exported import Exported, make_exported

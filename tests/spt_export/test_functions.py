@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from spt_deploy.config import DYNAMIC_PACKINGS, PACKINGS, Packing
 from spt_deploy.model import reference
-from spt_deploy.model.operators import DOMAIN, PLUGIN_ATTRIBUTES
+from spt_deploy.model.domain import DOMAIN, PLUGIN_ATTRIBUTES
 from spt_deploy.model.order import window_order
 from spt_export.functions import function_protos, opset_imports
 

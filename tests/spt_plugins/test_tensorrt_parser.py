@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from spt_deploy.model.operators import DOMAIN
+from spt_deploy.model.domain import DOMAIN
 from tests.exported import make_exported
 from tests.spt_plugins.child import run_python
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from spt_deploy.errors import RuntimeMissingError
-from spt_deploy.model.operators import DOMAIN, PLUGIN_ATTRIBUTES
+from spt_deploy.model.domain import DOMAIN, PLUGIN_ATTRIBUTES
 from spt_plugins import tensorrt_plugins
 from spt_plugins.tensorrt_plugins import LARGE_TILES, SMALL_TILES
 from tests.exported import make_exported
