@@ -157,7 +157,9 @@ def _name_in(line: str, place: Path) -> str:
     # the image's suffix. A name may end like either: "photo 1".
     first = _SECOND_COLUMN.sub("", line)
     stem = first.removesuffix(Path(first).suffix) if is_image_name(Path(first)) else first
-    return next((name for name in (line, first, stem) if (place / "Annotations" / f"{name}.xml").is_file()), first)
+    names = (line, first, stem)
+    known = next((name for name in names if (place / "Annotations" / f"{name}.xml").is_file()), None)
+    return known or next((name for name in names if image_file(place, name) is not None), first)  # CVAT's have no XML
 
 
 def image_file(place: Path, name: str) -> Path | None:

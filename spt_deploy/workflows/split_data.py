@@ -22,6 +22,7 @@ from spt_deploy.training.report import Reports
 from spt_deploy.workflows.data_folder import check_new, new_folder, place_images
 
 VAL_SHARE = 0.2
+_COPY = re.compile(r"\.rf\.\w+(?=\.\w+$)")  # what Roboflow adds to the name of each augmented copy of one photo
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def make_splits(
 def choose(items: Sequence[Item], val: float, *, last: bool = False, seed: int = 0) -> dict[str, list[Item]]:
     """``items`` as ``train`` and ``val``, each group's share of ``val`` rounded, with one of a group in each at least.
 
+    Augmented copies of one photo, as Roboflow names them, stay together: else it would be learnt from and measured on.
+
     Args:
         items: of the data set.
         val: share for ``val``.
@@ -141,9 +144,17 @@ def choose(items: Sequence[Item], val: float, *, last: bool = False, seed: int =
                 f"{where} has one image, {members[0].image}; expected one for train and one for val; "
                 "add another, or remove it"
             )
-        count = min(max(1, round(val * len(members))), len(members) - 1)
-        picked = members[-count:] if last else draw.sample(members, count)
-        chosen |= {item.image for item in picked}
+        photos: dict[str, list[Item]] = {}
+        for item in members:
+            photos.setdefault(_COPY.sub("", item.name.as_posix()), []).append(item)
+        if len(photos) < 2:
+            raise InputError(
+                f"the images beside {members[0].image} are copies of one photo; expected one for train and one for val"
+            )
+        count = min(max(1, round(val * len(photos))), len(photos) - 1)
+        names = list(photos)
+        picked = names[-count:] if last else draw.sample(names, count)
+        chosen |= {item.image for name in picked for item in photos[name]}
     ordered = [item for members in groups.values() for item in members]
     return {
         "train": [item for item in ordered if item.image not in chosen],

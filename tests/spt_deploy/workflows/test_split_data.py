@@ -128,6 +128,17 @@ def test_last_takes_the_last_frames_of_each_folder_by_number() -> None:
     assert sorted(names_of(splits["train"]) + names_of(splits["val"])) == sorted(names_of(frames))
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_augmented_copies_of_one_photo_stay_together(last: bool) -> None:
+    items = items_of(*(f"{photo}_jpg.rf.{photo}{copy}abc.jpg" for photo in range(10) for copy in "xyz"))
+    splits = choose(items, 0.2, last=last)
+    photos = [{name.split("_")[0] for name in names_of(splits[split])} for split in SPLITS]
+    assert [len(splits[split]) for split in SPLITS] == [24, 6]
+    assert not photos[0] & photos[1]
+    with pytest.raises(InputError, match="are copies of one photo; expected one for train and one for val"):
+        choose(items[:3], 0.2, last=last)
+
+
 def test_the_draw_is_that_of_names_and_seed() -> None:
     items = items_of(*(f"{n}.jpg" for n in range(40)))
     one = choose(items, 0.25, seed=3)
