@@ -24,6 +24,10 @@ _LEVELS = 3  # of folders between a data set and the images of a split: images/1
 _MOST_BELOW = 8  # folders that are looked into: one that a ZIP file made, and not a thousand classes
 
 
+class _NoFormatError(InputError):
+    """A folder has nothing of any format."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A way to lie in a folder.
@@ -81,10 +85,14 @@ def read_data(
     try:
         return _read(folder, task, format, max_broken)
     except InputError as error:
-        if _unsplit(folder) is not None:
-            given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
-            add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
-        raise
+        whole = _unsplit(folder)
+        if whole is None:
+            raise
+        if isinstance(error, _NoFormatError):
+            error = InputError(f"{folder} is {FORMATS[whole.format].title} without train and val ({whole.found})")
+        given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
+        add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
+        raise error
 
 
 def _read(folder: Path, task: Task | None, format: str | None, max_broken: float) -> DataSet:
@@ -135,11 +143,8 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
     splits = [folder / split for split in image_folder.SPLITS if (folder / split).is_dir()]
     if any(map(image_folder.class_folders, splits)):  # images alone, beside labelme's files, may be of anything
         return image_folder.NAME, "train/ or val/"  # its reader says what is missing
-    whole = _unsplit(folder)
-    if whole is not None:
-        raise InputError(f"{folder} is {FORMATS[whole.format].title} without train and val ({whole.found})")
     looked = "; ".join(f"{f.title}: {f.looks_for}" for f in FORMATS.values())
-    raise InputError(f"{folder} is no data set of a known format; looked for {looked}")
+    raise _NoFormatError(f"{folder} is no data set of a known format; looked for {looked}")
 
 
 def _unsplit(folder: Path) -> Unsplit | None:

@@ -39,9 +39,7 @@ LOOKS_FOR = (
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 _MOST_JSON = 16  # in one folder: more are of one image each
 _SPLIT_NAMES = frozenset({"val", "valid", "validation", "test"})
-_OF_TOOLS = frozenset(
-    {"annotations", "ann", "labels", "obj_train_data", "jpegimages"}
-)  # of two tasks, in their folders
+_OF_TOOLS = frozenset({"annotations", "ann", "labels", "obj_train_data", "jpegimages"})  # their folders
 _NO_CLASSES = frozenset({"images", "img", *_OF_TOOLS, *map(str.lower, SHAPES)})
 _OF_VOC = (re.compile(rb"<annotation[\s>]"), re.compile(rb"<size[\s>]"))  # not CVAT's own XML, nor LabelMe's
 

@@ -53,9 +53,11 @@ def find(source: Path, max_broken: float) -> Unsplit | None:
         left_out.add(path.stem, path, f"{path} has no image of its name")
     left_out.check(len(label_of) + len(alone))
     file, names, keypoints = _class_names(folder, [*images, *label_of.values()])
-    missing, lost = len(images) - len(label_of), len(every) - len(images)
-    notes = [f"{counted(missing, 'image')} of {len(images)} without a label file: taken to hold no object"]
-    notes = [*notes[: 1 if missing else 0], *([f"{counted(lost, 'image')} not in images/: left out"] if lost else [])]
+    notes = []
+    if missing := sum(image not in label_of for image in images):
+        notes.append(f"{counted(missing, 'image')} of {len(images)} without a label file: taken to hold no object")
+    if lost := len(every) - len(images):
+        notes.append(f"{counted(lost, 'image')} not in images/: left out")
     pairs = zip(images, new_names(images, without="images"), strict=True)
     items = tuple(Item(image, name, label_of.get(image)) for image, name in pairs)
     found, broken = f"{first.relative_to(folder)} and {file.name}", tuple(left_out.broken)
@@ -89,7 +91,7 @@ def _class_names(folder: Path, paths: Iterable[Path]) -> tuple[Path, dict[int, s
                 keypoints: dict[str, Any] = {key: content[key] for key in _KEYPOINTS if key in content}
                 return file, yolo.class_names_of(file, content), keypoints
     files = [path for place in places for name in _NAME_FILES if (path := place / name).is_file()]
-    found = {path: text_lines(path) for path in files}
+    found = {path: _listed(path) for path in files}
     first = next((path for path, lines in found.items() if lines), None)
     if first is None:
         raise InputError(f"{folder} has YOLO labels and no names of classes; write them to classes.txt, one a line")
@@ -97,6 +99,19 @@ def _class_names(folder: Path, paths: Iterable[Path]) -> tuple[Path, dict[int, s
         if lines and lines != found[first]:
             raise InputError(f"{first} and {path} name other classes; split each of their folders by itself")
     return first, yolo.class_names_of(first, {"names": found[first]}), {}
+
+
+def _listed(file: Path) -> list[str]:
+    """The names in a list of classes, whose lines count.
+
+    Raises:
+        InputError: when it cannot be read, or a line between others is empty.
+    """
+    names = text_lines(file)
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    if lines != names:
+        raise InputError(f"{file} has the empty line {lines.index('') + 1}; each line names the class of its number")
+    return names
 
 
 def _is_yolo(label: Path) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from spt_deploy.cli.data import UNSPLIT_NAMES
 from spt_deploy.datasets.formats import read_data
-from spt_deploy.datasets.unsplit import find_unsplit
+from spt_deploy.datasets.unsplit import _FINDERS, find_unsplit
 from spt_deploy.errors import InputError
 from tests.spt_deploy.datasets.data_formats import Picture, coco_content, make_truth, write_yolo
 from tests.spt_deploy.datasets.test_formats import without_crowds
@@ -75,6 +76,38 @@ def test_two_lists_of_classes_that_differ_are_named(tmp_path: Path, pictures: li
     (tmp_path / "labels/classes.txt").write_text("person\ncar\nrider\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes\.txt and .*labels/classes\.txt name other classes"):
         find_unsplit(tmp_path)
+
+
+def test_an_empty_line_in_a_list_of_classes_shifts_no_number(tmp_path: Path, pictures: list[Picture]) -> None:
+    write_yolo_of_label_studio(tmp_path, pictures)
+    (tmp_path / "classes.txt").write_text("\ncar\n\nperson\n\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"classes\.txt has the empty line \d; each line names the class of its number"
+    ):
+        find_unsplit(tmp_path)
+    (tmp_path / "classes.txt").write_text("car\nperson\nrider\n\n \n", encoding="utf-8")
+    found = find_unsplit(tmp_path)
+    assert found is not None
+    assert found.names == {0: "car", 1: "person", 2: "rider"}
+
+
+def test_an_image_beside_its_labels_outside_of_images_is_not_counted_as_labelled(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    write_yolo_of_label_studio(tmp_path, pictures)
+    for label in (tmp_path / "labels").iterdir():
+        shutil.copy(label, tmp_path / label.name)
+    for image in (tmp_path / "images").iterdir():
+        shutil.copy(image, tmp_path / image.name)
+    (tmp_path / "labels/train_000.txt").unlink()
+    found = find_unsplit(tmp_path)
+    assert found is not None
+    missing = sum(item.labels is None for item in found.items)
+    assert found.notes[0].startswith(f"{missing} image")
+
+
+def test_the_command_offers_the_formats_that_are_found() -> None:
+    assert set(UNSPLIT_NAMES) == set(_FINDERS)
 
 
 def test_what_a_tool_has_split_is_not_mixed(tmp_path: Path, pictures: list[Picture]) -> None:
