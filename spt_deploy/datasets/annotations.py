@@ -156,10 +156,21 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         InputError: when it cannot be read.
     """
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def text_of(path: Path) -> str:
+    """What a text file holds.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text: {error}; save it as UTF-8") from error
 
 
 def class_file(folder: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spt_deploy.datasets.annotations import LeftOut, first_file
+from spt_deploy.datasets.annotations import LeftOut, first_file, text_of
 from spt_deploy.datasets.dataset import Broken, DataSet, Record
 from spt_deploy.datasets.objects import Objects
 from spt_deploy.errors import InputError, SourceError, no_folder
@@ -184,11 +184,7 @@ def _read_boxes(path: Path, left_out: LeftOut) -> _Boxes:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and columns of each line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
         if line.strip():
             yield number, line.rstrip().split("\t")
 

@@ -41,6 +41,7 @@ _MOST_JSON = 16  # in one folder: more are of one image each
 _SPLIT_NAMES = frozenset({"val", "valid", "validation", "test"})
 _OF_TOOLS = frozenset({"annotations", "ann", "labels", "obj_train_data", "jpegimages"})  # their folders
 _NO_CLASSES = frozenset({"images", "img", *_OF_TOOLS, *map(str.lower, SHAPES)})
+_NO_CLASS = frozenset({"train", *_SPLIT_NAMES, *_OF_TOOLS})  # what a data set has in its folder, and a class has not
 _OF_VOC = (re.compile(rb"<annotation[\s>]"), re.compile(rb"<size[\s>]"))  # not CVAT's own XML, nor LabelMe's
 
 
@@ -143,7 +144,7 @@ def _located(content: dict[str, Any], folders: Sequence[Path], top: Path) -> dic
 
 def _coco_files(folder: Path) -> list[Path]:
     """Those of one kind: a data set's captions and keypoints lie beside its instances."""
-    places = [folder, folder / "annotations", *(path for path in folder.iterdir() if path.is_dir())]
+    places = [folder, folder / "annotations", *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     found = []
     for place in dict.fromkeys(filter(Path.is_dir, places)):
         files = sorted(path for path in place.iterdir() if path.suffix == ".json")
@@ -239,11 +240,11 @@ def _classes(source: Path, max_broken: float) -> Unsplit | None:
 
 
 def _is_annotated(folder: Path) -> bool:
-    """Whether a folder of images has files of a tool beside them, or folders of such: it is then no class."""
+    """Whether a folder of images has files of a tool beside them, or folders of one: it is then no class."""
     paths = list(folder.iterdir())
     images = {path.stem for path in paths if is_image_name(path)}
     return any(
-        (path.suffix in (".json", ".xml") and path.stem in images) or (path.is_dir() and path.name.lower() in _OF_TOOLS)
+        (path.suffix in (".json", ".xml") and path.stem in images) or (path.is_dir() and path.name.lower() in _NO_CLASS)
         for path in paths
     )
 

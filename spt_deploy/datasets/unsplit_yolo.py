@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spt_deploy.datasets import yolo
-from spt_deploy.datasets.annotations import LeftOut, text_lines
+from spt_deploy.datasets.annotations import LeftOut, text_lines, text_of
 from spt_deploy.datasets.heap import Item, Unsplit, images_below, new_names, split_folders
 from spt_deploy.errors import InputError
 from spt_deploy.wording import counted
@@ -107,10 +107,9 @@ def _listed(file: Path) -> list[str]:
     Raises:
         InputError: when it cannot be read, or a line between others is empty.
     """
-    names = text_lines(file)
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    if lines != names:
-        raise InputError(f"{file} has the empty line {lines.index('') + 1}; each line names the class of its number")
+    names = [line.strip() for line in text_of(file).rstrip().splitlines()]
+    if "" in names:
+        raise InputError(f"{file} has the empty line {names.index('') + 1}; each line names the class of its number")
     return names
 
 

@@ -6,22 +6,25 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.datasets.formats import FORMATS, find_format, read_data
-from spt_deploy.datasets.heap import Item, Unsplit
+from spt_deploy.datasets.heap import Item, Unsplit, visible_folders
 from spt_deploy.datasets.rewrite import link
 from spt_deploy.datasets.rewrite_splits import write_splits
 from spt_deploy.datasets.unsplit import LOOKS_FOR, find_unsplit
 from spt_deploy.errors import InputError, SptError, UsageError
 from spt_deploy.images import MAX_BROKEN
 from spt_deploy.training.report import Reports
+from spt_deploy.wording import counted
 from spt_deploy.workflows.data_folder import check_new, new_folder, place_images
 
 VAL_SHARE = 0.2
+_MOST_BELOW = 8  # folders that are looked into, when there is no data set
 _COPY = re.compile(r"\.rf\.\w+(?=\.\w+$)")  # what Roboflow adds to the name of each augmented copy of one photo
 
 
@@ -175,10 +178,26 @@ def _found(source: Path, format: str | None, max_broken: float) -> Unsplit:
             f"{source} is split already: it is {FORMATS[name].title} ({text}), which train reads as it is; "
             "to split it anew, put the images and labels of both splits into one folder"
         )
+    below = _below(source, max_broken)
+    if below:
+        raise InputError(
+            f"{source} has {counted(len(below), 'data set')} without splits in it, which cannot be split as one: "
+            f"{', '.join(path.name for path in below)}; split each, or export them as one"
+        )
     zipped = (
         "; unpack it first" if source.suffix.lower() == ".zip" else "; export one of these from the annotation tool"
     )
     raise InputError(f"{source} is no data set without splits; looked for {LOOKS_FOR}{zipped}")
+
+
+def _below(source: Path, max_broken: float) -> list[Path]:
+    """Folders of data sets without splits, as of several tasks of one project."""
+    found = []
+    for folder in visible_folders(source)[:_MOST_BELOW] if source.is_dir() else ():
+        with suppress(SptError, OSError):
+            if find_unsplit(folder, None, max_broken) is not None:
+                found.append(folder)
+    return found
 
 
 def _part(data: DataSet, records: Iterable[Record]) -> Part:

@@ -91,6 +91,13 @@ def test_an_empty_line_in_a_list_of_classes_shifts_no_number(tmp_path: Path, pic
     assert found.names == {0: "car", 1: "person", 2: "rider"}
 
 
+def test_a_list_of_classes_in_another_encoding_is_told_how_to_be_saved(tmp_path: Path, pictures: list[Picture]) -> None:
+    write_yolo_of_label_studio(tmp_path, pictures)
+    (tmp_path / "classes.txt").write_text("voiture\npiéton\ncycliste\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"classes\.txt cannot be read as text: .*; save it as UTF-8"):
+        find_unsplit(tmp_path)
+
+
 def test_an_image_beside_its_labels_outside_of_images_is_not_counted_as_labelled(
     tmp_path: Path, pictures: list[Picture]
 ) -> None:

@@ -218,6 +218,16 @@ def test_what_cannot_be_split_is_refused_and_nothing_is_left(tmp_path: Path) -> 
         (make_image_folder, UsageError, r"is split already: it is an image folder"),
         (lambda f: f.mkdir(), InputError, r"is no data set without splits; looked for one COCO JSON file, YOLO labels"),
         (lambda f: f.touch(), InputError, r"is no data set without splits"),
+        (
+            lambda f: [write_coco_of_cvat(f / task, pictures_of("coco")) for task in ("day", "night")],
+            InputError,
+            r"has 2 data sets without splits in it, which cannot be split as one: day, night; split each",
+        ),
+        (
+            lambda f: [write_coco_of_roboflow(f / task, pictures_of("coco")) for task in ("day", "night")],
+            InputError,
+            r"has 2 data sets without splits in it.*: day, night;",  # and no image folder of these classes
+        ),
         (lambda f: None, InputError, r"there is no folder .*; name the folder of a data set"),
     ]
     for number, (write, kind, sentence) in enumerate(refused):
