@@ -67,7 +67,7 @@ class NetworkStream(LiveSource):
 
     So is a transport stream that states its size: how long one lasts it never does.
 
-    RTSP comes over TCP, which loses no packets.
+    RTSP comes inside its TCP connection, which loses no packets; over UDP from a camera that refuses that.
 
     Args:
         url: with one of ``SCHEMES``.
@@ -92,7 +92,7 @@ class NetworkStream(LiveSource):
         import av
         from av.video.reformatter import VideoReformatter
 
-        options = {"rtsp_transport": "tcp"} if self._url.lower().startswith("rtsp") else {}
+        options = {"rtsp_flags": "prefer_tcp"} if self._url.lower().startswith("rtsp") else {}
         start = time.perf_counter()
         try:
             container = av.open(
@@ -132,6 +132,8 @@ class NetworkStream(LiveSource):
                 waited = time.perf_counter() - start
                 if packet is None:
                     break
+                if self.live and waited >= self._silence:  # instead of failing, FFmpeg gave what it had held back
+                    raise SourceError(_nothing_for(self._silence))
                 try:
                     frames: list[VideoFrame] = packet.decode()
                 except (av.FFmpegError, OSError):  # a packet that was damaged on its way; the next may be whole
@@ -153,7 +155,10 @@ class NetworkStream(LiveSource):
 
         # FFmpeg's RTSP calls an answer that did not come in time invalid data.
         if isinstance(error, av.error.ExitError) or time.perf_counter() - start >= limit:
-            return f"nothing came for {limit:g} s"
+            return _nothing_for(limit)
+        if isinstance(error, av.error.HTTPUnauthorizedError):
+            who = "the user or the password is wrong" if self._has_user else f"write {_with_user(self.name)}"
+            return f"it asks for a user and a password; {who}"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = urlsplit(self._url).scheme
             return f"the FFmpeg inside PyAV has no {scheme}; let another FFmpeg read it and pipe it into -"
@@ -172,6 +177,15 @@ class NetworkStream(LiveSource):
             "; an MP4 whose index lies at its end needs a server that gives parts of it (Range), which Python's "
             "http.server does not: download it first, or move the index with ffmpeg -movflags +faststart"
         )
+
+
+def _nothing_for(seconds: float) -> str:
+    return f"nothing came for {seconds:g} s"
+
+
+def _with_user(url: str) -> str:
+    scheme, mark, place = url.partition("://")
+    return f"{scheme}{mark}USER:PASSWORD@{place}"
 
 
 def _is_whole(container: InputContainer) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from spt_deploy.streaming import network
 from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling
-from spt_deploy.streaming.network import NetworkStream
+from spt_deploy.streaming.network import NetworkStream, without_password
 from spt_deploy.streaming.video import VideoFile
 from tests.spt_deploy.streaming.servers import file_server, http_server, transport_stream
 from tests.spt_deploy.streaming.support import write_video
@@ -103,3 +103,36 @@ def test_a_transport_stream_of_a_known_size_is_a_recording_and_does_not_begin_ag
         source = NetworkStream(f"{url}/v.ts", reconnect=60)
         assert told(source.frames(Sampling(max_frames=50)), source.name) == (30, [])
     assert not source.live
+
+
+@pytest.mark.parametrize(
+    "password", ["secret", "se/cret", "se?cret", "se#cret", "s@cret", "s:cret", "12/secret", "[secret"]
+)
+def test_no_character_in_a_password_gives_it_away(password: str) -> None:
+    assert without_password(f"rtsp://me:{password}@host:554/a") == "rtsp://me:***@host:554/a"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "http://cam/video.cgi?user=admin&pwd=a1!&resolution=32",
+            "http://cam/video.cgi?user=admin&pwd=***&resolution=32",
+        ),
+        ("rtmp://cam/bcs/main?channel=0&user=me&password=x%20y", "rtmp://cam/bcs/main?channel=0&user=me&password=***"),
+        ("https://a:b@cam/live?Token=e.y.J#t", "https://a:***@cam/live?Token=***#t"),
+        ("rtsp://cam/live?profile=passport&monkey=1", "rtsp://cam/live?profile=passport&monkey=1"),
+        ("shots/?password=1.jpg", "shots/?password=1.jpg"),
+    ],
+)
+def test_a_secret_in_the_query_is_hidden_and_what_is_none_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_a_password_that_ends_the_address_is_told_to_be_escaped() -> None:
+    (failure,) = NetworkStream("rtsp://nosuch.invalid:se/cret@host/a").frames(Sampling())
+    assert isinstance(failure, Failure)
+    assert failure.reason.endswith(
+        "there is no host nosuch.invalid; in a password write / as %2F, ? as %3F and # as %23"
+    )
+    assert "cret" not in failure.reason
