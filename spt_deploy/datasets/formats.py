@@ -17,6 +17,7 @@ from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
 from spt_deploy.datasets.dataset import DataSet
 from spt_deploy.datasets.heap import Unsplit
 from spt_deploy.datasets.unsplit import find_unsplit
+from spt_deploy.datasets.yolo_layout import layout_file
 from spt_deploy.errors import InputError, SptError, UsageError, add_note, no_folder
 from spt_deploy.images import MAX_BROKEN
 
@@ -122,8 +123,8 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
             raise UsageError(f"format is {format!r}; known are {', '.join(FORMATS)}")
         return format, "as --format says"
     if not folder.is_dir():
-        if yolo.yaml_file(folder) is not None:
-            return yolo.NAME, "a file with train: and names:"
+        if layout_file(folder) is not None:
+            return yolo.NAME, "a file with train and names"
         raise InputError(f"{no_folder(folder)}; name the folder of a data set")
     found = _found(folder)
     if len(found) > 1:
@@ -131,8 +132,8 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
         raise UsageError(f"{folder} could be {several}; say which with --format")
     if found:
         return next(iter(found.items()))
-    if yolo.yaml_file(folder) is not None:
-        return yolo.NAME, "a file with train: and names:"  # its reader says what is missing
+    if layout_file(folder) is not None:
+        return yolo.NAME, "a file with train and names"  # its reader says what is missing
     near = _near(folder)
     if near is not None:
         raise InputError(f"{folder} is no data set by itself, and {near}; name that folder")

@@ -27,6 +27,7 @@ from spt_deploy.datasets.heap import (
     split_folders,
     visible_folders,
 )
+from spt_deploy.datasets.yolo_layout import layout_file
 from spt_deploy.errors import InputError, UsageError, no_folder
 from spt_deploy.images import MAX_BROKEN, is_image_name
 from spt_deploy.wording import counted
@@ -80,7 +81,7 @@ def find_unsplit(source: Path, format: str | None = None, max_broken: float = MA
 def _is_split(source: Path) -> bool:
     """Whether a folder has what the reader of some format reads, or a YAML file names it."""
     if not source.is_dir():
-        return yolo.yaml_file(source) is not None and yolo.found_text(source) is not None
+        return layout_file(source) is not None and yolo.found_text(source) is not None
     home = voc_xml.home(source)
     return any(m.found_text(source) is not None for m in (coco_json, yolo, bdd_json, image_folder)) or (
         home is not None and len(voc_xml.lists(home)) > 1

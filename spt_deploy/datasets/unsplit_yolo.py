@@ -8,31 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from spt_deploy.datasets import yolo
-from spt_deploy.datasets.annotations import LeftOut, text_lines, text_of
+from spt_deploy.datasets.annotations import LeftOut, text_lines
 from spt_deploy.datasets.heap import Item, Unsplit, images_below, new_names, split_folders
+from spt_deploy.datasets.yolo_layout import class_names_of, layout_file, listed_names, load_yaml
 from spt_deploy.errors import InputError
 from spt_deploy.wording import counted
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
+_OF_CVAT = "obj.names"
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 _KEYPOINTS = ("kpt_shape", "flip_idx")
 _NUMBERS = 5  # of a line, at least
 
 
 def find(source: Path, max_broken: float) -> Unsplit | None:
-    """What a folder, or that of a YAML file, holds; None where it has no YOLO labels.
+    """What a folder, or that of a file that lies in it, holds; None where it has no YOLO labels.
 
     Raises:
         InputError: when it is split already, labels have no images or no names of classes, or too much is broken.
     """
     folder = source if source.is_dir() else source.parent
-    if source.is_file() and yolo.yaml_file(source) is None:
+    if source.is_file() and layout_file(source) is None:
         return None
     every = images_below(folder)
     label_of = {image: path for image in every if (path := yolo.label_file(image)).is_file()}
     first = next(filter(_is_yolo, label_of.values()), None)
     alone = _alone(folder, label_of.values())
     if first is None and len(alone) <= len(every) // 2:  # numbers of another kind
+        if label_of and (folder / _OF_CVAT).is_file():
+            raise InputError(
+                f"{folder} has {counted(len(label_of), 'label file')} and no object in any; YOLO 1.1 has boxes alone: "
+                "export outlines as COCO 1.0 or Ultralytics YOLO Segmentation"
+            )
         return None
     if first is None:
         raise InputError(
@@ -87,30 +94,18 @@ def _class_names(folder: Path, paths: Iterable[Path]) -> tuple[Path, dict[int, s
     for place in places:
         for file in sorted(path for path in place.iterdir() if path.suffix in (".yaml", ".yml")):
             if not file.name.startswith(".") and _NAMES_KEY.search(file.read_text(encoding="utf-8", errors="replace")):
-                content = yolo.load_yaml(file)
+                content = load_yaml(file)
                 keypoints: dict[str, Any] = {key: content[key] for key in _KEYPOINTS if key in content}
-                return file, yolo.class_names_of(file, content), keypoints
+                return file, class_names_of(file, content), keypoints
     files = [path for place in places for name in _NAME_FILES if (path := place / name).is_file()]
-    found = {path: _listed(path) for path in files}
+    found = {path: listed_names(path) for path in files}
     first = next((path for path, lines in found.items() if lines), None)
     if first is None:
         raise InputError(f"{folder} has YOLO labels and no names of classes; write them to classes.txt, one a line")
     for path, lines in found.items():
         if lines and lines != found[first]:
             raise InputError(f"{first} and {path} name other classes; split each of their folders by itself")
-    return first, yolo.class_names_of(first, {"names": found[first]}), {}
-
-
-def _listed(file: Path) -> list[str]:
-    """The names in a list of classes, whose lines count.
-
-    Raises:
-        InputError: when it cannot be read, or a line between others is empty.
-    """
-    names = [line.strip() for line in text_of(file).rstrip().splitlines()]
-    if "" in names:
-        raise InputError(f"{file} has the empty line {names.index('') + 1}; each line names the class of its number")
-    return names
+    return first, class_names_of(first, {"names": found[first]}), {}
 
 
 def _is_yolo(label: Path) -> bool:

@@ -8,72 +8,43 @@
     labels/train/0001.txt        a line an object: class x y width height, (x, y) being the middle
                                  or, with an outline: class x y x y x y ...
 
-The YAML file may have any name. An image's label file lies where its path has ``labels`` in place of the last
-``images``, or beside the image; without one, or with an empty one, it holds no object. Numbers are shares of the
-image's width and height, upright (EXIF obeyed). Where the YAML file has ``kpt_shape``, what follows a box are
-keypoints, which are passed over.
+The YAML file may have any name. In its place darknet's file is read, as CVAT's YOLO 1.1 has it:
 
-Source: Ultralytics' documentation, "Object Detection Datasets Overview" and "Instance Segmentation Datasets Overview".
+    obj.data                     train = data/train.txt   lists images, here or below data/
+                                 valid = data/valid.txt
+                                 names = data/obj.names   a class a line
+
+An image's label file lies where its path has ``labels`` in place of the last ``images``, or beside the image; without
+one, or with an empty one, it holds no object. Numbers are shares of the image's width and height, upright (EXIF
+obeyed). Where the YAML file has ``kpt_shape``, what follows a box are keypoints, which are passed over.
+
+Source: Ultralytics' documentation, "Object Detection Datasets Overview" and "Instance Segmentation Datasets Overview";
+CVAT's documentation, "YOLO".
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from spt_deploy.datasets.annotations import AnnotationError, LeftOut, ObjectList, checked, first_file, text_lines
 from spt_deploy.datasets.dataset import Broken, DataSet, Record
 from spt_deploy.datasets.outlines import Polygons
-from spt_deploy.errors import InputError, RuntimeMissingError, SourceError
+from spt_deploy.datasets.yolo_layout import Layout, layout_file, read_layout
+from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import find_images, is_image_name, read_size
 
 NAME = "yolo"
 TITLE = "YOLO labels"
-LOOKS_FOR = "data.yaml with train:, val: and names:"
+LOOKS_FOR = "data.yaml with train:, val: and names:, or obj.data with train, valid and names"
 
-_YAML = (".yaml", ".yml")
-_LINES = (re.compile(r"^train\s*:", re.MULTILINE), re.compile(r"^(names|nc)\s*:", re.MULTILINE))
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}  # the first that is there
 _LABELS = ("labels", "labels/*", "*/labels")
 _BOX = 4  # numbers
 _TRIANGLE = 6
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the YAML file says.
-
-    Attributes:
-        file: the YAML file.
-        splits: by name, the folders and lists of images of each.
-        names: of the classes, by number.
-        has_keypoints: whether boxes are followed by keypoints.
-    """
-
-    file: Path
-    splits: dict[str, tuple[Path, ...]]
-    names: dict[int, str]
-    has_keypoints: bool
-
-    @cached_property
-    def places(self) -> dict[int, int]:
-        """Of each class's number, its place among the classes."""
-        return {number: place for place, number in enumerate(self.names)}
-
-
-def yaml_file(given: Path) -> Path | None:
-    """The file that names the splits: ``given`` itself, or the one in that folder; None without."""
-    files = [file for file in (given.iterdir() if given.is_dir() else [given]) if file.suffix in _YAML]
-    files.sort(key=lambda path: (path.stem != "data", path))
-    return next(filter(_names_splits, files), None)
 
 
 def label_folder(folder: Path) -> Path | None:
@@ -98,29 +69,29 @@ def found_text(given: Path) -> str | None:
 def half_text(given: Path) -> str | None:
     """What a folder has of the format and what it lacks; None where it has nothing or all."""
     what = label_folder(given) or first_file((given,), "obj.data")
-    if what is None or yaml_file(given) is not None:
+    if what is None or layout_file(given) is not None:
         return None
     return f"has {what.relative_to(given)} and no data.yaml that names its splits and classes"
 
 
 def layout_of(given: Path) -> Layout:
-    """What the YAML file says, which is ``given`` or lies in that folder.
+    """What the file says that names the splits, which is ``given`` or lies in that folder.
 
     Raises:
         InputError: when there is none, or it does not say what it must.
         RuntimeMissingError: when PyYAML is not installed.
     """
-    file = yaml_file(given)
+    file = layout_file(given)
     if file is None:
         raise InputError(f"{given} {half_text(given) or 'has no data.yaml'}; looked for {LOOKS_FOR}")
-    return _layout(file)
+    return read_layout(file)
 
 
 def read(given: Path, max_broken: float) -> DataSet:
     """Read both splits; of an image with objects the header is read, for its size.
 
     Args:
-        given: the YAML file, or the folder that it lies in.
+        given: the file that names the splits, or the folder that it lies in.
         max_broken: share of a split's images that may be broken.
 
     Raises:
@@ -180,79 +151,6 @@ def object_lines(label: Path, layout: Layout, size: tuple[int, int]) -> list[lis
             continue
         taken.append(values)
     return taken
-
-
-def _names_splits(file: Path) -> bool:
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return all(line.search(text) for line in _LINES)
-
-
-def load_yaml(file: Path) -> dict[str, Any]:
-    """What the YAML file of a data set holds.
-
-    Raises:
-        InputError: when it cannot be read, or holds something else.
-        RuntimeMissingError: when PyYAML is not installed.
-    """
-    try:
-        import yaml
-    except ImportError as error:
-        raise RuntimeMissingError(f"{file} needs PyYAML to be read; pip install pyyaml") from error
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is no YAML file of a data set; expected train:, val: and names:")
-    return content
-
-
-def _layout(file: Path) -> Layout:
-    content = load_yaml(file)
-    splits: dict[str, tuple[Path, ...]] = {}
-    for split, keys in _SPLITS.items():
-        key = next((key for key in keys if content.get(key)), None)
-        if key is None:
-            raise InputError(f"{file} has no {split}:; add a line that names the folder of the {split} images")
-        entries = content[key] if isinstance(content[key], list) else [content[key]]
-        splits[split] = tuple(_place(str(entry), file, content.get("path")) for entry in entries)
-    return Layout(file, splits, class_names_of(file, content), "kpt_shape" in content)
-
-
-def class_names_of(file: Path, content: dict[str, Any]) -> dict[int, str]:
-    """The names of the classes in the ``content`` of the YAML file, by number.
-
-    Raises:
-        InputError: when there are none, or they are not each class's, once.
-    """
-    names = content.get("names")
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else list(enumerate(names if isinstance(names, list) else ()))
-    )
-    try:
-        found = {int(number): str(name) for number, name in pairs}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{file} has the names {names!r}; expected a list, or numbers with a name each") from error
-    if not found or len(set(found.values())) != len(pairs):
-        raise InputError(f"{file} has the names {names!r}; expected each class's, once")
-    if isinstance(content.get("nc"), int) and content["nc"] != len(found):
-        raise InputError(f"{file} says nc: {content['nc']} and has {len(found)} names; make them agree")
-    return dict(sorted(found.items()))
-
-
-def _place(entry: str, file: Path, root: Any) -> Path:
-    """What an entry means: from ``root``, if that is there, or from the YAML file."""
-    bases = [file.parent / str(root), file.parent] if root else [file.parent]
-    entry = entry.replace("\\", "/")
-    names = [entry, entry.removeprefix("../")]  # Roboflow's begin a folder too high
-    found = next((base / name for base in bases for name in names if (base / name).exists()), None)
-    if found is None:
-        looked = " or ".join(dict.fromkeys(str(base) for base in bases))
-        raise InputError(f"{file} names {entry}, which is not in {looked}; name a folder of images, or a list of them")
-    return found
 
 
 def _images(layout: Layout, places: Sequence[Path], left_out: LeftOut) -> Iterator[Path]:

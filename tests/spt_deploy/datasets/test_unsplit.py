@@ -98,6 +98,14 @@ def test_a_list_of_classes_in_another_encoding_is_told_how_to_be_saved(tmp_path:
         find_unsplit(tmp_path)
 
 
+def test_outlines_that_cvat_lost_are_said_to_be_lost(tmp_path: Path, pictures: list[Picture]) -> None:
+    write_yolo_of_cvat(tmp_path, pictures)
+    for label in (tmp_path / "obj_train_data").glob("*.txt"):
+        label.write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"has 6 label files and no object in any; YOLO 1\.1 has boxes alone: export"):
+        find_unsplit(tmp_path)
+
+
 def test_an_image_beside_its_labels_outside_of_images_is_not_counted_as_labelled(
     tmp_path: Path, pictures: list[Picture]
 ) -> None:

@@ -117,6 +117,32 @@ def test_the_yaml_file_may_be_given_and_have_another_root(tmp_path: Path) -> Non
         read_data(path)
 
 
+@pytest.mark.parametrize("val", ["valid", "val", "validation"])
+def test_darknets_file_is_read_as_cvat_writes_it(tmp_path: Path, val: str) -> None:
+    truth = make_truth()
+    folder = write_yolo(tmp_path / "data", truth)
+    expected = read_data(folder)
+    for split in ("train", "val"):
+        (folder / "images" / split).rename(folder / f"obj_{split}_data")
+        for label in (folder / "labels" / split).iterdir():
+            label.rename(folder / f"obj_{split}_data" / label.name)
+        names = "".join(f"data/obj_{split}_data/{picture.name}.png\n" for picture in truth[split])
+        (folder / f"{split}.txt").write_text(names, encoding="utf-8")
+    (folder / "data.yaml").unlink()
+    (folder / "obj.names").write_text("car\nperson\nrider\n", encoding="utf-8")
+    lines = ["classes = 3", f"{val} = data/val.txt", "train = data/train.txt", "names = data/obj.names", "backup = b/"]
+    (folder / "obj.data").write_text("\n".join(lines), encoding="utf-8")
+    data = read_data(folder)
+    assert data.found.endswith("is YOLO labels (obj.data and train.txt)")
+    assert data.class_names == expected.class_names
+    for split, records in data.splits.items():
+        assert [record.labels for record in records] == [record.labels for record in expected.splits[split]]
+        assert {record.path.parent.name for record in records} == {f"obj_{split}_data"}
+    (folder / "obj.data").write_text("\n".join(["classes = 4", *lines[1:]]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"obj\.data says 4 classes and has 3 names"):
+        read_data(folder)
+
+
 def test_a_list_may_name_images_that_are_not_there_up_to_the_share(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path / "data", make_truth(), "list")
     with (folder / "train.txt").open("a", encoding="utf-8") as file:
@@ -135,7 +161,7 @@ def test_a_list_may_name_images_that_are_not_there_up_to_the_share(tmp_path: Pat
         ("names: [a, a]\n", "expected each class's, once"),
         ("names: {a: 0}\n", "expected a list, or numbers with a name each"),
         ("nc: 2\n", "has the names None"),
-        ("nc: 3\nnames: [a, b]\n", "says nc: 3 and has 2 names; make them agree"),
+        ("nc: 3\nnames: [a, b]\n", "says 3 classes and has 2 names; make them agree"),
         ("names: [a\n", "cannot be read as YAML"),
     ],
 )
@@ -151,7 +177,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.yaml has no val:; add a line"):
         read_data(folder)
     (folder / "data.yaml").write_text(text.replace("images/val", "photos"), encoding="utf-8")
-    with pytest.raises(InputError, match=r"data\.yaml names photos, which is not in .*; name a folder of images"):
+    with pytest.raises(
+        InputError, match=r"data\.yaml names photos, which is not in .*; name a folder or a file that is there"
+    ):
         read_data(folder)
     (folder / "data.yaml").unlink()
     with pytest.raises(InputError, match=r"has labels/train and no data\.yaml .* half of YOLO labels; looked for data"):
