@@ -6,7 +6,7 @@
     categories     {"id": 64, "name": "potted plant"}
 
 Classes are the categories by ascending id, which need not be contiguous. ``area``, ``iscrowd`` and ``segmentation`` may
-be missing. Where the files lie:
+be missing, and so may ``height`` and ``width``, which the image then says. Where the files lie:
 
     annotations/instances_train2017.json + train2017/*.jpg     COCO's own; any year or none; or images/train2017/
     annotations/train.json + images/*.jpg                      the same, shorter names; or images/train/, train/
@@ -36,7 +36,8 @@ from spt_deploy.datasets.annotations import (
 from spt_deploy.datasets.dataset import Broken, DataSet, Record
 from spt_deploy.datasets.objects import Outline
 from spt_deploy.datasets.outlines import Polygons, RunLength
-from spt_deploy.errors import InputError
+from spt_deploy.errors import InputError, SourceError
+from spt_deploy.images import read_size
 
 NAME = "coco"
 TITLE = "COCO JSON"
@@ -206,11 +207,8 @@ def images_of(
     seen: set[int] = set()
     for number, image in enumerate(content["images"]):
         try:
-            image_id, name, size = (
-                int(image["id"]),
-                str(image["file_name"]),
-                (int(image["height"]), int(image["width"])),
-            )
+            image_id, name = int(image["id"]), str(image["file_name"])
+            given = [int(v) for v in (image.get("height"), image.get("width")) if v is not None]
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{file.path}: image {number} is {image!r}; expected id, file_name, height and width ({error!r})"
             left_out.add(f"image {number}", file.path, reason)
@@ -223,8 +221,13 @@ def images_of(
         elif image_id in seen:
             left_out.add(name, file.path, f"{file.path}: image {name} has the id {image_id} of another one")
         else:
+            try:
+                height, width = given if len(given) == 2 else read_size(path)  # Label Studio's, where nothing is drawn
+            except SourceError as error:
+                left_out.add(name, file.path, str(error))
+                continue
             seen.add(image_id)
-            yield image_id, (path, size)
+            yield image_id, (path, (height, width))
 
 
 def is_object(annotation: dict[str, Any], category_ids: Sequence[int], size: tuple[int, int]) -> bool:

@@ -132,7 +132,7 @@ def _write_coco(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
         ]
         if pads:
             for image in content["images"]:
-                image["height"], image["width"] = 2 * int(image["height"]), 2 * int(image["width"])
+                image["height"], image["width"] = (2 * side for side in sizes[int(image["id"])])
             for annotation in content["annotations"]:
                 if isinstance(annotation.get("segmentation"), dict):
                     annotation["segmentation"] = _padded_runs(annotation["segmentation"])

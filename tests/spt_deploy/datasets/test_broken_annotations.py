@@ -83,6 +83,15 @@ BREAKS: list[tuple[str, Writer, Callable[[Path], None], str]] = [
     ("coco: mask", write_coco, _coco(_first(segmentation={"size": [1, 2], "counts": [2]})), "annotation 0 .*size"),
     ("coco: item", write_coco, _coco(lambda c: c["annotations"].append(7)), "annotation .*not the fields of an object"),
     ("coco: file", write_coco, lambda f: (f / "train2017/train_002.png").unlink(), "train_002.png has no file; looked"),
+    (
+        "coco: no size",
+        write_coco,
+        lambda f: (
+            _coco(lambda c: c["images"][2].update(height=None))(f),
+            (f / "train2017/train_002.png").write_bytes(b"no image"),
+        ),
+        "train_002.png is no image",
+    ),
     ("coco: image item", write_coco, _coco(lambda c: c["images"].append({})), r"image 8 is \{\}; expected id"),
     ("voc: no XML", write_voc, lambda f: (f / "Annotations/train_000.xml").unlink(), "train_000.xml cannot be read"),
     ("voc: no image", write_voc, lambda f: (f / "JPEGImages/train_002.png").unlink(), "lists train_002, which has no"),

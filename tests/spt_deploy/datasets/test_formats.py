@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -47,12 +48,23 @@ def write_coco_of_cvat(folder: Path, truth: Truth) -> Path:
     return folder
 
 
+def write_coco_without_sizes(folder: Path, truth: Truth) -> Path:
+    write_coco(folder, truth)
+    for number, path in enumerate(sorted((folder / "annotations").iterdir())):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for image in content["images"]:
+            image |= {"height": None, "width": None} if number else {"height": image.pop("width")}
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 # name, how it is written, format, whether it has outlines
 DATA: list[tuple[str, Writer, str, bool]] = [
     ("coco", write_coco, "coco", True),
     ("coco with short names", lambda f, t: write_coco(f, t, "short"), "coco", True),
     ("coco of Roboflow", lambda f, t: write_coco(f, t, "roboflow"), "coco", True),
     ("coco of CVAT", write_coco_of_cvat, "coco", True),
+    ("coco of Label Studio, without sizes", write_coco_without_sizes, "coco", True),
     ("coco with boxes only", lambda f, t: write_coco(f, t, outlines=False), "coco", False),
     ("yolo", write_yolo, "yolo", True),
     ("yolo of Roboflow", lambda f, t: write_yolo(f, t, "roboflow"), "yolo", True),
