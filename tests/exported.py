@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +41,42 @@ def make_exported(
     model: SptModel | None = None,
     **backbone: Any,
 ) -> Exported:
-    """A model, or a randomised one, as checkpoint and as ONNX file in ``folder``."""
+    """A model, or a randomised one, as checkpoint and as ONNX file in ``folder``; the same one is exported once."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Exported(folder / "model.pt", folder / "model.onnx")
-    save_checkpoint(made.checkpoint, model or make_model(task=task, **backbone), Preprocessing.for_task(task, size))
+    how = size, task, packing, selection, runtime_threshold, uint8_input
+    if model is not None:
+        _export(made, model, *how)
+        return made
+    known = _exported(*how, **backbone)
+    for source, target in zip(known, made, strict=True):
+        shutil.copyfile(source, target)
+    return made
+
+
+@functools.cache
+def _exported(size: tuple[int, int], task: Task, *how: Any, **backbone: Any) -> Exported:
+    folder = Path(tempfile.mkdtemp(prefix="spt-deploy-exported-"))
+    atexit.register(shutil.rmtree, folder)
+    made = Exported(folder / "model.pt", folder / "model.onnx")
+    _export(made, make_model(task=task, **backbone), size, task, *how)
+    return made
+
+
+def _export(
+    made: Exported,
+    model: SptModel,
+    size: tuple[int, int],
+    task: Task,
+    packing: Packing,
+    selection: SelectionOutputs,
+    runtime_threshold: bool,
+    uint8_input: bool,
+) -> None:
+    save_checkpoint(made.checkpoint, model, Preprocessing.for_task(task, size))
     loaded = deployed_checkpoint(made.checkpoint, packing)
     facts = replace(loaded.facts, runtime_threshold=runtime_threshold, uint8_input=uint8_input)
     onnx.save(to_onnx(loaded.build(), facts, selection), made.onnx)
-    return made
 
 
 def save_taking_numbers(source: Path, path: Path) -> Path:
