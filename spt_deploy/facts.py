@@ -31,6 +31,8 @@ class ModelFacts:
         runtime_threshold: whether the graph has an input ``threshold``, a scalar float32 in (0, 1), beside its images;
             the configuration's threshold is then the one to give where no other is wanted.
         uint8_input: whether the graph takes bytes and normalises them itself, see `image_input`; never in a checkpoint.
+        inlined: whether the graph has standard operators alone: for readers without functions; no plugin finds its
+            nodes, and its selection cannot be forced. An int8 file always is, and need not say so.
 
     Raises:
         UsageError: when the threshold of a model that has none is to be an input.
@@ -43,6 +45,7 @@ class ModelFacts:
     precision: str = "fp32"
     runtime_threshold: bool = False
     uint8_input: bool = False
+    inlined: bool = False
 
     def __post_init__(self) -> None:
         if self.runtime_threshold and not self.model.backbone.selects_by_threshold:
@@ -55,6 +58,11 @@ class ModelFacts:
             raise UsageError(
                 f"{name} {why}, so that no threshold can be given at run time; export it without --runtime-threshold"
             )
+
+    @property
+    def has_spt_nodes(self) -> bool:
+        """Whether an ONNX file of a model with SPA blocks has the nodes that a plugin or a probe looks for."""
+        return not self.inlined and self.precision != "int8"
 
     @property
     def image_input(self) -> ImageInput:
@@ -71,6 +79,7 @@ class ModelFacts:
             "precision": self.precision,
             "runtime_threshold": self.runtime_threshold,
             "uint8_input": self.uint8_input,
+            "inlined": self.inlined,
         }
 
     @classmethod
@@ -89,6 +98,7 @@ class ModelFacts:
                 precision=str(values.get("precision", "fp32")),  # older files do not say
                 runtime_threshold=bool(values.get("runtime_threshold", False)),  # nor this
                 uint8_input=bool(values.get("uint8_input", False)),  # nor this
+                inlined=bool(values.get("inlined", False)),  # nor this
             )
         except (KeyError, TypeError, UsageError) as error:
             raise ArtefactError(f"{where} has a model description that cannot be read: {error}") from error

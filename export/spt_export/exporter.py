@@ -30,6 +30,7 @@ from spt_export.functions import ONNX_OPSET, function_protos, opset_imports
 SelectionOutputs = Literal["summary", "all", "none"]
 SELECTION_OUTPUTS: tuple[SelectionOutputs, ...] = get_args(SelectionOutputs)
 PRODUCER = "spt-deploy"
+_IR_VERSION = 9  # of ONNX 1.15, as the opset: what ONNX Runtime 1.17 still reads, and torch's own choice asks for 1.18
 # torch's exporter specialises sizes 0 and 1, so the example batch is larger.
 EXAMPLE_BATCH = 2
 
@@ -125,6 +126,7 @@ def to_onnx(model: SptModel, facts: ModelFacts, selection: SelectionOutputs = "s
         proto.functions.extend(function_protos(model.config.backbone.packing))
     del proto.opset_import[:]
     proto.opset_import.extend(opset_imports())
+    proto.ir_version = _IR_VERSION
     proto.producer_name, proto.producer_version = PRODUCER, facts.tool_version
     _forget_origin(proto)
     onnx.helper.set_model_props(proto, {METADATA_KEY: facts.to_json()})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=FILE,
-    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx or .int8.onnx]",
+    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx, .inline.onnx or .int8.onnx]",
 )
 @image_size_option
 @click.option(
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--data", type=FILE, help="Folder of images: int8 takes its scales from them; static packing measures its room."
+)
+@click.option(
+    "--inline",
+    is_flag=True,
+    help="Standard operators alone, no functions: for OpenVINO's own tools (C++, ovc, Model Server). TensorRT finds no "
+    "plugins then.",
 )
 @click.option(
     "--int8", is_flag=True, help="8-bit integers, for CPUs in OpenVINO; ONNX Runtime gains little. Needs --data."
@@ -79,6 +85,7 @@ def command(
     packing: str,
     capacity: str | None,
     data: Path | None,
+    inline: bool,
     int8: bool,
     labels: Path | None,
     max_drop: float | None,
@@ -91,7 +98,8 @@ def command(
     """Write CHECKPOINT as one ONNX file for every runtime, and prove it equal.
 
     The file runs in ONNX Runtime, OpenVINO and TensorRT; its batch is free, its image size fixed. It is checked
-    before it gets its name: on random images, on flat ones, keeping nothing and keeping everything.
+    before it gets its name: on random images, on flat ones, keeping nothing and keeping everything. OpenVINO without
+    spt-deploy, which knows no ONNX functions, reads the file that --inline writes.
 
     With --int8 the file is for CPUs alone, and is written only where its accuracy on labels (AP, mAP, top-1) drops by
     no more than --max-drop. Without labels the accuracy is not checked, and 95 % of the answers on --data must be
@@ -103,6 +111,7 @@ def command(
     spt-deploy export ckpt.pt --packing static --capacity auto --data photos/
     spt-deploy export ckpt.pt --runtime-threshold
     spt-deploy export ckpt.pt --uint8-input
+    spt-deploy export ckpt.pt --inline
     spt-deploy export runs/demo/best.pt --int8 --data data/demo
     """
     from spt_deploy.cli.console import status
@@ -116,6 +125,7 @@ def command(
         threshold=threshold,
         capacity=_capacity(capacity),
         data=data,
+        inline=inline,
         int8=int8,
         labels=labels,
         max_drop=max_drop,

@@ -1,7 +1,8 @@
-"""Artefacts that cannot be opened for inspection: an engine's selection can be seen, and not be forced.
+"""Artefacts that cannot be opened for inspection: the selection of an engine, or of a file in standard operators alone,
+can be seen, and not be forced.
 
-So the reference runs once more with the *engine's* selection forced on it, which an engine of a file exported with
-``--selection all`` gives as outputs. Then the outputs must agree, and a token on which the two differ must lie within
+So the reference runs once more with *their* selection forced on it, which a file exported with ``--selection all``, or
+its engine, gives as outputs. Then the outputs must agree, and a token on which the two differ must lie within
 the scores' tolerance of the threshold, in the reference.
 """
 
@@ -20,8 +21,8 @@ from spt_deploy.runtimes.base import Arrays, Runner
 
 
 def is_closed(runner: Runner) -> bool:
-    """Whether an artefact is an engine."""
-    return runner.runtime.startswith("tensorrt")
+    """Whether an artefact is an engine, or an ONNX file whose nodes say nothing of the selection."""
+    return runner.runtime.startswith("tensorrt") or not runner.facts.has_spt_nodes
 
 
 def infer_in_parts(runner: Runner, images: Images) -> Arrays:

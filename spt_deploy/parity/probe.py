@@ -140,16 +140,14 @@ def open_probe(runner: Runner, batch: int | None = None) -> Probe:
     """
     if runner.runtime == "torch":
         return _TorchProbe(runner)
-    if runner.facts.precision == "int8":
-        raise UsageError(
-            f"{runner.path.name} is an int8 file, whose selection cannot be forced: name it after the checkpoint or "
-            "ONNX file that it is compared with, and bench it without --ratio"
-        )
-    if runner.runtime == "onnxruntime":
+    if runner.facts.has_spt_nodes and runner.runtime == "onnxruntime":
         return _OnnxRuntimeProbe(runner, batch)
-    if runner.runtime == "openvino":
+    if runner.facts.has_spt_nodes and runner.runtime == "openvino":
         return _OpenVinoProbe(runner, batch)
+    what = "an int8 file" if runner.facts.precision == "int8" else "a file in standard operators alone"
+    if runner.runtime.startswith("tensorrt"):
+        what = "an engine"
     raise UsageError(
-        f"{runner.path.name} is an engine, whose selection cannot be forced: name it after the checkpoint or ONNX file "
+        f"{runner.path.name} is {what}, whose selection cannot be forced: name it after the checkpoint or ONNX file "
         "that it is compared with, and bench it without --ratio"
     )

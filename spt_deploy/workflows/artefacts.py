@@ -12,9 +12,9 @@ from spt_deploy.errors import InputError, UsageError
 Kind = Literal["engine", "onnx", "checkpoint"]
 KINDS: tuple[Kind, ...] = ("engine", "onnx", "checkpoint")  # best first
 RUNS = Path("runs")
-# Never what a command means that is given no name: build-engine writes the first two on its way to an engine, and an
-# int8 file answers a little differently, which somebody must want.
-_NAMED_ONLY = (".fp16.onnx", ".bf16.onnx", ".int8.onnx")
+# Never what a command means that is given no name: build-engine writes the first two on its way to an engine, an int8
+# file answers a little differently, which somebody must want, and an inlined one is for other programs.
+_NAMED_ONLY = (".fp16.onnx", ".bf16.onnx", ".int8.onnx", ".inline.onnx")
 
 
 class _KindOfFile(NamedTuple):

@@ -119,10 +119,11 @@ def build_engine(
     if why:
         status(why)
     before = facts_of(load_onnx(source), str(source))
-    if before.precision == "int8":
+    if not before.has_spt_nodes:
+        what, option = ("in standard operators alone", "inline") if before.inlined else ("in int8, for CPUs,", "int8")
         raise UsageError(
-            f"{source} is in int8, for CPUs, and has no spt nodes that an engine is built of; give the file that "
-            "spt-deploy export writes without --int8"
+            f"{source} is {what} and has no spt nodes that an engine is built of; give the file that spt-deploy export "
+            f"writes without --{option}"
         )
     target = choose_target(runtime, arch, before, source)
     if target.library.name == "tensorrt-rtx" and target.capability == "sm_75":

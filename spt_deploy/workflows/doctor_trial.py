@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIZE = (64, 64)  # pixels: small, and stages 3 and 4 still have tokens to drop
 _CLASSES = ("one", "two", "three")
 _STRIDE, _WIDTH = 8, 16  # of the model that needs no PyTorch
-_IR, _OPSET = 10, 20  # of its file: what every runtime that is supported reads
+_IR, _OPSET = 9, 20  # of its file: what every runtime that is supported reads
 
 Images = npt.NDArray[np.float32]
 

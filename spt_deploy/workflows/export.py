@@ -15,11 +15,11 @@ from spt_deploy.atomic import atomic_path
 from spt_deploy.config import PACKINGS, Packing
 from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ResultError, RuntimeMissingError, UsageError
-from spt_deploy.facts import ModelFacts
+from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.parity.checks import PairReport, compare_runners
 from spt_deploy.parity.inputs import Case, generated_cases
 from spt_deploy.parity.tolerances import MAX_DROP
-from spt_deploy.runtimes.onnx_file import load_onnx
+from spt_deploy.runtimes.onnx_file import inlined, load_onnx
 from spt_deploy.runtimes.registry import is_installed
 from spt_deploy.runtimes.torch_runner import TorchRunner, deployed_checkpoint
 from spt_deploy.workflows.artefacts import check_name, find_artefact
@@ -82,6 +82,7 @@ def export(
     selection: SelectionOutputs = "summary",
     runtime_threshold: bool = False,
     uint8_input: bool = False,
+    inline: bool = False,
     int8: bool = False,
     labels: Path | None = None,
     max_drop: float | None = None,
@@ -96,7 +97,7 @@ def export(
     Args:
         checkpoint: None takes the newest one, see ``find_artefact``.
         output: None writes beside the checkpoint, with the suffix ``.onnx``; before that ``.static`` under static
-            packing, and ``.int8``.
+            packing, and ``.inline`` or ``.int8``.
         image_size: (height, width) in pixels; None keeps the size it was trained at.
         packing: ``per-image`` makes the answer for an image independent of its batch; ``batch`` wastes no slot;
             ``static`` makes every shape known, as TensorRT-RTX needs it.
@@ -111,6 +112,8 @@ def export(
         runtime_threshold: the graph gets a second input ``threshold``, a scalar float32 in (0, 1) that all SPA blocks
             compare their scores with; ``threshold`` is then what runs where no other is given.
         uint8_input: the graph takes ``images`` as B x H x W x 3 uint8, RGB, and normalises them itself.
+        inline: the ``spt`` nodes are written out in standard operators, for readers without functions, such as
+            OpenVINO's own; the file is compared with the one that has functions, in ONNX Runtime.
         int8: layers compute in 8-bit integers, for CPUs, see `quantize.py`; ``data`` is needed. The file has no ``spt``
             nodes.
         labels: of int8: data set to measure the accuracy on; None takes ``data`` where that is one.
@@ -144,7 +147,8 @@ def export(
     source, why = find_artefact(checkpoint, ("checkpoint",))
     if why:
         status(why)
-    path = output or source.with_suffix(f"{'.static' * (packing == 'static')}{'.int8' * int8}.onnx")
+    ends = [".static"] * (packing == "static") + ([".int8"] if int8 else [".inline"] * inline)
+    path = output or source.with_suffix(f"{''.join(ends)}.onnx")
     if runtime_threshold or threshold is not None:  # a model that has none is refused before anything is measured
         asked = replace(
             deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=runtime_threshold
@@ -181,13 +185,16 @@ def export(
     onnx.checker.check_model(proto, full_check=True)
     seconds = time.perf_counter() - start
     quantized = None
-    if images is not None:
+    if images is not None or inline:
         with tempfile.TemporaryDirectory(prefix="spt-deploy-") as folder:
             exported = Path(folder) / f"{source.stem}.onnx"
             onnx.save(proto, exported)
             parity = _check(source, exported, facts, status)
-            allowed = MAX_DROP if max_drop is None else max_drop
-            quantized = write_int8(exported, path, images, max_drop=allowed, selection=selection, status=status)
+            if images is not None:
+                allowed = MAX_DROP if max_drop is None else max_drop
+                quantized = write_int8(exported, path, images, max_drop=allowed, selection=selection, status=status)
+            else:
+                _write_inlined(exported, path, facts, status)
         proto = load_onnx(path)
     else:
         with atomic_path(path) as temporary:
@@ -234,6 +241,27 @@ def _check(source: Path, exported: Path, facts: ModelFacts, status: Callable[[st
             f"{worst.max_absolute:.2g}; nothing was written, please report this with the checkpoint"
         )
     return report
+
+
+def _write_inlined(exported: Path, path: Path, facts: ModelFacts, status: Callable[[str], None]) -> None:
+    """Write a file once more, without functions."""
+    proto = inlined(load_onnx(exported))
+    onnx.helper.set_model_props(proto, {METADATA_KEY: replace(facts, inlined=True).to_json()})
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+        if not is_installed("onnxruntime"):
+            return
+        from spt_deploy.runtimes.onnxruntime_runner import OnnxRuntimeRunner
+
+        status("comparing the file without functions with the one that has them")
+        with OnnxRuntimeRunner(exported, "cpu") as ours, OnnxRuntimeRunner(temporary, "cpu") as theirs:
+            report = compare_runners(ours, theirs, generated_cases(facts.preprocessing.size))
+        if not report.passed:
+            raise ResultError(
+                "without its functions the file says something else than with them; nothing was written, please report "
+                "this with the checkpoint"
+            )
 
 
 def _shapes(values: Any) -> dict[str, list[int | str]]:

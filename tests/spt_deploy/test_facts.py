@@ -49,6 +49,16 @@ def test_bytes_as_input_survive_json_and_files_that_do_not_say_take_numbers() ->
     assert ModelFacts.from_dict(older, "x.onnx").image_input.shape == (3, 800, 1280)
 
 
+def test_standard_operators_alone_survive_json_and_an_int8_file_has_no_others() -> None:
+    facts = replace(FACTS, inlined=True)
+    assert ModelFacts.from_json(facts.to_json(), "x.onnx") == facts
+    older = FACTS.to_dict()
+    del older["inlined"]
+    assert ModelFacts.from_dict(older, "x.onnx").has_spt_nodes
+    assert not facts.has_spt_nodes
+    assert not replace(FACTS, precision="int8").has_spt_nodes
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

@@ -15,13 +15,17 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from spt_deploy.cli import main
+from spt_deploy.config import PACKINGS, Packing
 from spt_deploy.digest import sha256_of
 from spt_deploy.errors import InputError, ResultError, UsageError
 from spt_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from spt_deploy.preprocess import Preprocessing
 from spt_deploy.runtimes import open_runner
-from spt_deploy.runtimes.onnx_file import read_facts
+from spt_deploy.runtimes.onnx_file import inlined, read_facts
+from spt_deploy.runtimes.torch_runner import TorchRunner
 from spt_deploy.workflows import export as export_workflow
+from spt_deploy.workflows.artefacts import find_artefact
+from spt_deploy.workflows.build_engine import build_engine
 from spt_deploy.workflows.export import export
 from spt_deploy.workflows.validate import validate
 from tests.spt_deploy.model.models import make_model
@@ -94,6 +98,51 @@ def test_a_file_that_takes_bytes_is_compared_with_the_checkpoint_that_takes_numb
     assert read_facts(tmp_path / "best.onnx").uint8_input
     shown = CliRunner().invoke(main, ["info", str(tmp_path / "best.onnx")])
     assert "RGB bytes, normalised in the graph" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_openvino_reads_a_file_of_standard_operators_by_itself(tmp_path: Path, packing: Packing) -> None:
+    import openvino
+
+    checkpoint = _checkpoint(tmp_path / "best.pt")
+    report = export(checkpoint, packing=packing, inline=True)
+    assert report.path == tmp_path / f"best{'.static' * (packing == 'static')}.inline.onnx"
+    assert report.parity is not None
+    assert [case.name for case in report.parity.cases if case.free is None]  # the file that it is made of was forced
+    model = onnx.load(report.path)
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    images = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
+    compiled = openvino.Core().compile_model(report.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    said = {output.any_name: value for output, value in compiled(images).items()}
+    with TorchRunner(checkpoint, "cpu", packing) as runner:
+        for name, value in runner.infer(images).items():
+            np.testing.assert_allclose(said[name], value, atol=1e-4, err_msg=name)
+
+
+def test_a_file_of_standard_operators_is_compared_by_its_answers_and_makes_no_engine(tmp_path: Path) -> None:
+    export(_checkpoint(tmp_path / "best.pt"), inline=True)
+    path = tmp_path / "best.inline.onnx"
+    with pytest.raises(InputError, match="no model was found"):
+        find_artefact(tmp_path, ("onnx",))  # it is for other programs
+    assert validate([tmp_path / "best.pt", path]).passed
+    with pytest.raises(UsageError, match="in standard operators alone, whose selection cannot be forced"):
+        validate([path])
+    with pytest.raises(UsageError, match=r"has no spt nodes .*; give the file that .* writes without --inline"):
+        build_engine(path)
+
+
+def test_inlining_that_changes_the_answer_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(proto: onnx.ModelProto) -> onnx.ModelProto:
+        result = inlined(proto)
+        (head,) = (tensor for tensor in result.graph.initializer if tensor.name.endswith("head.fc.bias"))
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) + 1, head.name))
+        return result
+
+    monkeypatch.setattr(export_workflow, "inlined", wrong)
+    with pytest.raises(ResultError, match="without its functions the file says something else than with them"):
+        export(_checkpoint(tmp_path / "best.pt"), inline=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
 
 
 def test_bytes_that_are_normalised_otherwise_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
