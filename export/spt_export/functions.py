@@ -114,13 +114,14 @@ def PackedAttention(  # noqa: N802
     codes = op.Gather(TokenCodes(cu_seqlens, tokens, width), token_of_slot)
     no_token = op.Cast(op.Constant(value_ints=[NO_TOKEN]), to=INT32)
     code = op.Gather(op.Concat(no_token, codes, axis=0), slots)
-    bias = MaskedBias(code, cu_seqlens, bias_table, window, tokens, width)
+    bias = MaskedBias(code, cu_seqlens, bias_table, qkv, window, tokens, width)
 
     # Rows 3s - 3, 3s - 2, 3s - 1 of the regrouped matrix are query, key and value of slot s; of a place without one
     # they are the last slot's, whatever that is.
-    head = op.Reshape(heads, op.Constant(value_ints=[1]))
+    number_of_heads = op.Constant(value_int=heads)
+    head = op.Reshape(number_of_heads, op.Constant(value_ints=[1]))
     channels = op.Div(op.Shape(qkv, start=1), three)
-    head_dim = op.Div(channels, heads)
+    head_dim = op.Div(channels, number_of_heads)
     grouped = op.Reshape(qkv, op.Concat(every, head, head_dim, axis=0))
     of_query = op.Sub(op.Mul(slots, three), three)
     q = op.Transpose(op.Gather(grouped, of_query), perm=[2, 0, 1, 3])
@@ -130,7 +131,7 @@ def PackedAttention(  # noqa: N802
     scores = op.Add(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])), bias)
     weights = op.CastLike(op.Softmax(op.Cast(scores, to=FLOAT), axis=-1), v)
     attended = op.Reshape(op.MatMul(weights, v), op.Concat(every, head_dim, axis=0))
-    of_head = op.Mul(op.Range(zero, heads, one), op.Size(slots))
+    of_head = op.Mul(op.Range(zero, number_of_heads, one), op.Size(slots))
     at = op.Add(op.Unsqueeze(places, op.Constant(value_ints=[1])), of_head)
     o = op.Reshape(op.Gather(attended, at), op.Concat(every, channels, axis=0))
     return o

@@ -39,7 +39,7 @@ def TokenCodes(cu_seqlens, tokens, width):  # noqa: N802
 
 
 @script(SPT)
-def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N802
+def MaskedBias(code, cu_seqlens, bias_table, like, window, tokens, width):  # noqa: N802
     # The bias of every difference within an image, between two entries for the pairs that are masked.
     one = op.Constant(value_int=1)
     reach = op.Sub(window, one)
@@ -52,7 +52,8 @@ def MaskedBias(code, cu_seqlens, bias_table, window, tokens, width):  # noqa: N8
     rows = op.Reshape(row, op.Constant(value_ints=[-1]))
     known = op.Gather(op.Transpose(bias_table, perm=[1, 0]), rows, axis=1)
 
-    value = op.CastLike(op.Constant(value_float=MASKED), known)
+    # Of the type of what is computed, not of the table: of two constants ONNX Runtime warns that it cannot fold them.
+    value = op.CastLike(op.Constant(value_float=MASKED), like)
     masked = op.Expand(value, op.Concat(op.Shape(known, end=1), op.Constant(value_ints=[1]), axis=0))
 
     # The first of cu_seqlens is 0. A runtime does not know that; a table it computed when it loaded the file would stay

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 
-from spt_deploy.config import Packing
+from spt_deploy.config import PACKINGS, Packing
 from spt_deploy.errors import UsageError
 from spt_deploy.facts import METADATA_KEY, ModelFacts
 from spt_deploy.model.checkpoint import load_checkpoint
 from spt_deploy.model.domain import DOMAIN
 from spt_deploy.model.operators import packed_attention
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes.onnx_file import inlined
 from spt_export.exporter import to_onnx
 from tests.exported import Exported, make_exported
 from tests.spt_deploy.model.models import make_model
@@ -33,6 +35,16 @@ def _shapes(values: object) -> dict[str, list[int | str]]:
 
 def test_the_file_passes_the_full_check(classify: Exported) -> None:
     onnx.checker.check_model(classify.onnx, full_check=True)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_onnx_runtime_has_nothing_to_warn_of_in_standard_operators_alone(
+    tmp_path: Path, packing: Packing, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = inlined(onnx.load(make_exported(tmp_path, (64, 64), packing=packing).onnx))
+    capfd.readouterr()
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
 
 
 def test_each_spa_block_is_four_nodes(classify: Exported) -> None:
