@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spt_deploy.config import Task
-from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_layout, voc_xml, yolo
 from spt_deploy.datasets.dataset import DataSet
 from spt_deploy.datasets.heap import Unsplit
 from spt_deploy.datasets.unsplit import find_unsplit
@@ -50,11 +51,16 @@ class Format:
     has_objects: bool = True
 
 
+def _of(reader: Any, place: Any) -> Format:
+    """A format by the modules that read it, and that know where it lies."""
+    return Format(reader.TITLE, place.LOOKS_FOR, place.found_text, reader.read, place.half_text)
+
+
 FORMATS: dict[str, Format] = {
-    **{
-        m.NAME: Format(m.TITLE, m.LOOKS_FOR, m.found_text, m.read, m.half_text)
-        for m in (coco_json, yolo, voc_xml, bdd_json)
-    },
+    coco_json.NAME: _of(coco_json, coco_json),
+    yolo.NAME: _of(yolo, yolo),
+    voc_xml.NAME: _of(voc_xml, voc_layout),
+    bdd_json.NAME: _of(bdd_json, bdd_json),
     image_folder.NAME: Format(
         image_folder.TITLE,
         image_folder.LOOKS_FOR,
@@ -158,8 +164,8 @@ def _unsplit(folder: Path) -> Unsplit | None:
 def _found(folder: Path) -> dict[str, str]:
     """Names of the formats that a folder is of, each with what told it."""
     found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
-    if yolo.NAME in found or yolo.label_folder(folder) is not None:
-        found.pop(image_folder.NAME, None)  # folders called images and labels are no classes
+    if yolo.NAME in found or voc_xml.NAME in found or yolo.label_folder(folder) is not None:
+        found.pop(image_folder.NAME, None)  # folders called images, labels and annotations are no classes
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_xml, yolo
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, voc_layout, voc_xml, yolo
 from spt_deploy.datasets.annotations import AnnotationError, load_json
 from spt_deploy.datasets.dataset import DataSet, Record
 from spt_deploy.datasets.objects import cut_box
@@ -170,14 +170,18 @@ def _write_yolo(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
 
 
 def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
-    place = voc_xml.home(folder)
-    assert place is not None  # the records came from there
+    place = voc_layout.home(folder) or folder
     target = out / place.relative_to(folder)
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
     write_lines(target / "classes.txt", data.class_names)
-    if (place / voc_xml.LABEL_MAP).is_file():
-        link(place / voc_xml.LABEL_MAP, target / voc_xml.LABEL_MAP)
-    for split, path in voc_xml.lists(place).items():
+    if voc_layout.home(folder) is None:
+        for record in (*data.train, *data.val):
+            xml = voc_layout.xml_of(record.path)
+            _write_xml(xml, out / xml.relative_to(folder), record, pads)
+        return
+    if (place / voc_layout.LABEL_MAP).is_file():
+        link(place / voc_layout.LABEL_MAP, target / voc_layout.LABEL_MAP)
+    for split, path in voc_layout.lists(place).items():
         images = [record.path.relative_to(place / "JPEGImages") for record in data.splits[split]]
         names = [image.with_suffix("").as_posix() for image in images]
         write_lines(target / path.relative_to(place), names)
@@ -185,9 +189,7 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
             whole, xml = place / "Annotations" / f"{name}.xml", target / "Annotations" / f"{name}.xml"
             if xml.exists() or not whole.exists():  # an image of both splits, or one of CVAT's without an object
                 continue
-            xml.parent.mkdir(parents=True, exist_ok=True)
-            text = whole.read_bytes()
-            xml.write_bytes(_padded_xml(text, record.size) if pads and record.size else text)
+            _write_xml(whole, xml, record, pads)
             for shapes in ("SegmentationObject", "SegmentationClass"):
                 source = place / shapes / f"{name}.png"
                 if source.is_file() and pads:
@@ -196,6 +198,12 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
                     write_image(target / shapes / f"{name}.png", voc_palette()[numbers][:, :, ::-1])
                 elif source.is_file():
                     link(source, target / shapes / f"{name}.png")
+
+
+def _write_xml(source: Path, target: Path, record: Record, pads: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = source.read_bytes()
+    target.write_bytes(_padded_xml(text, record.size) if pads and record.size else text)
 
 
 def _padded_xml(text: bytes, size: tuple[int, int]) -> bytes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from spt_deploy.datasets import coco_json, image_folder, voc_xml, yolo
+from spt_deploy.datasets import coco_json, image_folder, voc_layout, voc_xml, yolo
 from spt_deploy.datasets.annotations import class_file
 from spt_deploy.datasets.heap import Item, Unsplit
 from spt_deploy.datasets.rewrite import filter_lines, link, write_json, write_lines
@@ -79,8 +79,8 @@ def _voc(data: Unsplit, splits: Splits, out: Path) -> Jobs:
                 link(shapes, out / "SegmentationObject" / f"{name}.png")
     if class_file(data.folder):
         _copy(data.folder / "classes.txt", out / "classes.txt")
-    if (data.folder / voc_xml.LABEL_MAP).is_file():
-        _copy(data.folder / voc_xml.LABEL_MAP, out / voc_xml.LABEL_MAP)
+    if (data.folder / voc_layout.LABEL_MAP).is_file():
+        _copy(data.folder / voc_layout.LABEL_MAP, out / voc_layout.LABEL_MAP)
         (out / "Annotations").mkdir(exist_ok=True)  # where no image holds an object
     return jobs
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spt_deploy.datasets import bdd_json, coco_json, image_folder, unsplit_yolo, voc_xml, yolo
+from spt_deploy.datasets import bdd_json, coco_json, image_folder, unsplit_yolo, voc_layout, voc_xml, yolo
 from spt_deploy.datasets.annotations import LeftOut, SplitFile, first_file
 from spt_deploy.datasets.heap import (
     SHAPES,
@@ -82,9 +82,9 @@ def _is_split(source: Path) -> bool:
     """Whether a folder has what the reader of some format reads, or a YAML file names it."""
     if not source.is_dir():
         return layout_file(source) is not None and yolo.found_text(source) is not None
-    home = voc_xml.home(source)
+    home = voc_layout.home(source)
     return any(m.found_text(source) is not None for m in (coco_json, yolo, bdd_json, image_folder)) or (
-        home is not None and len(voc_xml.lists(home)) > 1
+        len(voc_layout.lists(home)) > 1 if home is not None else bool(voc_layout.folders(source))
     )
 
 
@@ -161,7 +161,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _voc(source: Path, max_broken: float) -> Unsplit | None:
-    home = voc_xml.home(source) if source.is_dir() else None
+    home = voc_layout.home(source) if source.is_dir() else None
     if not source.is_dir():
         return None
     folder = home or source
@@ -173,8 +173,8 @@ def _voc(source: Path, max_broken: float) -> Unsplit | None:
     splits = split_folders(names[image] for image in images)
     if splits is not None:
         raise InputError(
-            f"{folder} is split already, into {splits[0]}/ and {splits[1]}/, and XML files beside their images are not "
-            "read; export COCO JSON or YOLO labels, or put the images and XML files of both into one folder"
+            f"{folder} is split already, into {splits[0]}/ and {splits[1]}/; rename these to train/ and valid/, each "
+            "with its XML files beside its images"
         )
     of_stem: dict[str, list[Path]] = {}
     for image in images:
@@ -189,7 +189,7 @@ def _voc(source: Path, max_broken: float) -> Unsplit | None:
             what = f"could be of {len(candidates)} images" if candidates else "has no image of its name"
             left_out.add(file.stem, file, f"{file} {what} in {folder}")
     left_out.check(len(files), len(labels))
-    has_empty = (folder / voc_xml.LABEL_MAP).is_file()  # CVAT's: an image without an XML file holds nothing
+    has_empty = (folder / voc_layout.LABEL_MAP).is_file()  # CVAT's: an image without an XML file holds nothing
     kept = [image for image in images if has_empty or image in labels]
     lost = len(images) - len(kept)
     notes = (f"{counted(lost, 'image')} of {len(images)} without an XML file: left out",) if lost else ()

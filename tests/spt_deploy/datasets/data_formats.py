@@ -6,6 +6,7 @@ The truth: every image is grey noise with a few rectangles of one colour a class
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,22 @@ def write_voc(folder: Path, truth: dict[str, list[Picture]], outlines: bool = Tr
                 # OpenCV writes no palette; a reader sees the colours that the palette would give.
                 colours = voc_palette()[numbers][:, :, ::-1]
                 cv2.imwrite(str(folder / f"SegmentationObject/{picture.name}.png"), colours)
+    return folder
+
+
+def write_voc_by_folder(folder: Path, truth: Truth, images: str = "", xml: str = "") -> Path:
+    """Pascal VOC with a folder a split, as Roboflow writes it; ``images`` and ``xml`` name folders in it."""
+    write_voc(folder / "whole", truth, outlines=False)
+    for split, pictures in truth.items():
+        for picture in pictures:
+            for source, place in (
+                (f"Annotations/{picture.name}.xml", xml),
+                (f"JPEGImages/{picture.name}.png", images),
+            ):
+                target = folder / split.replace("val", "valid") / place / Path(source).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (folder / "whole" / source).rename(target)
+    shutil.rmtree(folder / "whole")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.spt_deploy.datasets.data_formats import (
     write_bdd,
     write_coco,
     write_voc,
+    write_voc_by_folder,
     write_yolo,
 )
 from tests.spt_deploy.datasets.unsplit_formats import (
@@ -132,18 +134,18 @@ def test_coco_that_is_not_split_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", ""], ids=["of Roboflow", "of labelImg"])
-def test_voc_files_beside_their_images_are_told_what_is_read(tmp_path: Path, split: str) -> None:
-    folder = write_voc(tmp_path / "voc", make_truth(), outlines=False)
-    for path in [*folder.glob("Annotations/*.xml"), *folder.glob("JPEGImages/*")]:
-        place = tmp_path / "data" / (split and path.name.split("_")[0].replace("val", "valid"))
-        place.mkdir(parents=True, exist_ok=True)
-        path.rename(place / path.name)
-    with pytest.raises(
-        InputError, match=r"train_000\.xml beside its image .* COCO JSON .* which makes half of Pascal VOC"
-    ):
-        find_format(tmp_path / "data")
-    with pytest.raises(InputError, match=r"train_000\.xml beside its image .* COCO JSON .*; looked for Annotations/"):
-        read_data(tmp_path / "data", "detect", "voc")
+def test_voc_files_of_one_split_beside_their_images_are_told_what_lacks(tmp_path: Path, split: str) -> None:
+    folder = write_voc_by_folder(tmp_path / "data", make_truth())
+    shutil.rmtree(folder / "valid")
+    if not split:
+        for path in (folder / "train").iterdir():
+            path.rename(folder / path.name)
+    sentence = r"has .*train_000\.xml beside its image, and not both train/ and valid/ with such files"
+    with pytest.raises(InputError, match=f"{sentence}, which makes half of Pascal VOC"):
+        find_format(folder)
+    with pytest.raises(InputError, match=f"{sentence}; looked for Annotations/") as caught:
+        read_data(folder, "detect", "voc")
+    assert notes_of(caught.value)[0].startswith("to make train and val of it: spt-deploy data split")
 
 
 def test_a_format_that_is_named_is_told_what_it_lacks(tmp_path: Path) -> None:
@@ -204,11 +206,9 @@ def test_what_an_annotation_tool_exported_is_told_how_to_be_split(tmp_path: Path
 def test_what_is_split_and_broken_is_not_told_to_be_split(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco", make_truth())
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{", encoding="utf-8")
-    (tmp_path / "roboflow/train").mkdir(parents=True)
-    (tmp_path / "roboflow/valid").mkdir()
-    write_voc_of_labelimg(tmp_path / "voc", make_truth()["train"])
-    for path in sorted((tmp_path / "voc").glob("train_*")):
-        path.rename(tmp_path / "roboflow" / ("valid" if path.stem > "train_005" else "train") / path.name)
+    write_voc_by_folder(tmp_path / "roboflow", make_truth())
+    for path in (tmp_path / "roboflow/valid").glob("*.xml"):
+        path.write_text("<annotation>", encoding="utf-8")
     for name in ("coco", "roboflow"):
         with pytest.raises(InputError) as caught:
             read_data(tmp_path / name)

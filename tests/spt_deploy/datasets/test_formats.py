@@ -34,6 +34,7 @@ from tests.spt_deploy.datasets.data_formats import (
     write_bdd_of_images,
     write_coco,
     write_voc,
+    write_voc_by_folder,
     write_voc_of_cvat,
     write_yolo,
 )
@@ -73,6 +74,8 @@ DATA: list[tuple[str, Writer, str, bool]] = [
     ("voc", write_voc, "voc", True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOCdevkit/VOC2012", t) and f, "voc", True),
     ("voc of CVAT", write_voc_of_cvat, "voc", True),
+    ("voc of Roboflow", write_voc_by_folder, "voc", False),
+    ("voc with XML in a folder", lambda f, t: write_voc_by_folder(f, t, "images", "annotations"), "voc", False),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), "voc", False),
     ("bdd of 2018", lambda f, t: write_bdd(f, t, "labels/bdd100k_labels_images_{}.json"), "bdd", False),
     ("bdd with a file an image", write_bdd_of_images, "bdd", False),

@@ -133,12 +133,14 @@ def test_what_a_tool_has_split_is_not_mixed(tmp_path: Path, pictures: list[Pictu
         path.rename(tmp_path / "cvat/obj_valid_data" / path.name)
     with pytest.raises(InputError, match=r"is split already, into obj_train_data/ and obj_valid_data/; write data"):
         find_unsplit(tmp_path / "cvat")
-    for split, images in (("train", "train_00[0-3].*"), ("valid", "train_00[45].*")):
-        (tmp_path / "roboflow" / split).mkdir(parents=True)
+    for split, images in (("training", "train_00[0-3].*"), ("validation", "train_00[45].*")):
+        (tmp_path / "voc" / split).mkdir(parents=True)
         for path in (tmp_path / "labelimg").glob(images):
-            path.rename(tmp_path / "roboflow" / split / path.name)
-    with pytest.raises(InputError, match=r"is split already, into train/ and valid/, and XML files beside"):
-        find_unsplit(tmp_path / "roboflow")
+            path.rename(tmp_path / "voc" / split / path.name)
+    with pytest.raises(InputError, match=r"is split already, into training/ and validation/; rename these to train/"):
+        find_unsplit(tmp_path / "voc")
+    (tmp_path / "voc/training").rename(tmp_path / "voc/train")
+    assert find_unsplit(tmp_path / "voc") is None  # train reads it as it is
     folder = make_image_folder(tmp_path / "classes")
     (folder / "train").rename(folder / "training_set")
     (folder / "val").rename(folder / "test_set")

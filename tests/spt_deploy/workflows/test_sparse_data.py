@@ -32,6 +32,7 @@ from tests.spt_deploy.datasets.data_formats import (
     write_bdd_of_images,
     write_coco,
     write_voc,
+    write_voc_by_folder,
     write_voc_of_cvat,
     write_yolo,
 )
@@ -47,6 +48,8 @@ DATA: list[tuple[str, Writer, bool]] = [
     ("yolo with lists", lambda f, t: write_yolo(f, t, "list"), True),
     ("voc in a folder above", lambda f, t: write_voc(f / "VOC2012", t) and f, True),
     ("voc of CVAT", write_voc_of_cvat, True),
+    ("voc of Roboflow", write_voc_by_folder, False),
+    ("voc with XML in a folder", lambda f, t: write_voc_by_folder(f, t, "images", "annotations"), False),
     ("voc with boxes only", lambda f, t: write_voc(f, t, outlines=False), False),
     ("bdd", write_bdd, False),
 ]
