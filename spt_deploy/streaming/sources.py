@@ -17,8 +17,9 @@ from spt_deploy.streaming.annotations import ANNOTATED_IMAGES
 from spt_deploy.streaming.crops import CROPS
 from spt_deploy.streaming.frames import Failure, Frame, ImageSource, Sampling, Source
 from spt_deploy.streaming.live import RECONNECT, Camera
-from spt_deploy.streaming.network import NetworkStream, StandardInput, is_url, without_password
+from spt_deploy.streaming.network import NetworkStream, is_url, without_password
 from spt_deploy.streaming.resume import BEGUN, PREDICTIONS
+from spt_deploy.streaming.standard_input import StandardInput
 from spt_deploy.streaming.video import VideoFile
 
 _ANY_DEPTH = re.compile(r"(?:^|(?<=/))\*\*(?:/+|$)")  # ** as the whole name of a folder

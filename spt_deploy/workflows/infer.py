@@ -19,12 +19,13 @@ from spt_deploy.streaming.budget import chosen_threshold
 from spt_deploy.streaming.formats import formats_in, known_formats
 from spt_deploy.streaming.frames import Sampling, Source, expected_frames
 from spt_deploy.streaming.live import RECONNECT, LiveSource
-from spt_deploy.streaming.network import StandardInput, without_password
+from spt_deploy.streaming.network import without_password
 from spt_deploy.streaming.outputs import Outputs, Wanted
 from spt_deploy.streaming.overlay import PARTS, Overlay
 from spt_deploy.streaming.pipeline import Pipeline, Progress
 from spt_deploy.streaming.resume import BEGUN, BEGUN_WITH, SUMMARY, Begun, earlier_run
 from spt_deploy.streaming.sources import open_sources, quieten_decoders
+from spt_deploy.streaming.standard_input import StandardInput
 from spt_deploy.streaming.summary import StreamSummary
 from spt_deploy.streaming.window import check_display
 from spt_deploy.streaming.writers import write_summary

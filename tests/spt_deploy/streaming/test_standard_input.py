@@ -13,8 +13,8 @@ import pytest
 
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure, Frame, Sampling
-from spt_deploy.streaming.network import StandardInput
 from spt_deploy.streaming.sources import open_sources
+from spt_deploy.streaming.standard_input import StandardInput
 from spt_deploy.streaming.video import VideoFile
 from tests.spt_deploy.streaming.servers import transport_stream
 from tests.spt_deploy.streaming.support import picture, write_video
