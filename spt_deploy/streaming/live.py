@@ -62,6 +62,7 @@ class LiveSource(VideoSource):
         self.on_notice: Callable[[str], None] = _silence
         self._reconnect = reconnect
         self._stopped = threading.Event()
+        self._has_ended = False  # told by the stream itself: no connection would bring more
         self._deadline: float | None = None
 
     def total(self) -> None:
@@ -87,7 +88,7 @@ class LiveSource(VideoSource):
     def frames(self, sampling: Sampling) -> Iterator[Frame | Gap | Failure]:
         """Frames, and a Gap after each loss; a Failure at the end when the source stayed away."""
         self._stopped.clear()
-        self._deadline = None
+        self._deadline, self._has_ended = None, False
         count, begun, latest, lost, pause = 0, 0.0, 0.0, None, _FIRST_PAUSE
         first: float | None = None  # time of the first frame of a recording that is taken
         while True:
@@ -130,7 +131,10 @@ class LiveSource(VideoSource):
             if count == 0:
                 yield Failure(self.name, f"{self.name} cannot be read: {reason or 'it has no frame'}")
                 return
-            if not (self.live or reason):
+            if self._has_ended or not (self.live or reason):
+                if lost is not None:
+                    why = f"{self.name} was lost after {count} frames ({lost[1]}) and has ended since"
+                    yield Failure(self.name, why)
                 return
             is_lost_now, lost = lost is None, lost or (now, reason or "the stream ended")
             patience = self._reconnect if self.live else 0.0  # a recording would begin again

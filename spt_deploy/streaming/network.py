@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from spt_deploy.errors import SourceError
 from spt_deploy.streaming.frames import Failure
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
+from spt_deploy.streaming.segments import Player, is_segmented, largest_of
 from spt_deploy.streaming.video import (
     FrameClock,
     cut_short,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _CONNECT = 10.0  # seconds until a host that does not answer counts as not there
 _SILENCE = 10.0  # seconds without a byte until a stream counts as lost
+_PIPE = "let another FFmpeg read it and pipe it into -"
 _SECRETS = re.compile(
     r"([?&;](?:password|passwd|pass|pwd|token|access_token|api_?key|key|secret|auth|sig|signature)=)[^&;#]+",
     re.IGNORECASE,
@@ -64,6 +66,7 @@ class NetworkStream(LiveSource):
 
     So is a transport stream that states its size: how long one lasts it never does.
 
+    A live stream in segments is read as a player does (see ``segments``), and has ended when its playlist says so.
     RTSP comes inside its TCP connection, which loses no packets; over UDP from a camera that refuses that.
 
     Args:
@@ -84,30 +87,35 @@ class NetworkStream(LiveSource):
             raise SourceError(f"{place} is no address: {error}; expected one such as rtsp://host:554/stream") from error
         self._url = url
         self._silence = silence
+        self._player = Player(self._stopped.wait)
 
     def _arrivals(self) -> Iterator[Arrival | Failure]:
         import av
         from av.video.reformatter import VideoReformatter
 
-        options = {"rtsp_flags": "prefer_tcp"} if self._url.lower().startswith("rtsp") else {}
         start = time.perf_counter()
         try:
-            container = av.open(
-                self._url, options=options, timeout=(_CONNECT, self._silence), metadata_errors="replace"
-            )
+            container = self._open()
         except (av.FFmpegError, OSError, ValueError) as error:
             raise SourceError(self._reason(error, start, _CONNECT)) from error
         with container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise SourceError("there is no video in it that FFmpeg can decode")
-            stream = container.streams.video[0]
-            self.live = not (container.duration or _is_whole(container))
+            stream = largest_of(container) if is_segmented(container) else container.streams.video[0]
+            is_recording = bool(container.duration or _is_whole(container))
+            if is_recording and self._player.has_begun:
+                self._has_ended = True
+                return
+            self.live = not is_recording
+            player = self._player if self.live and is_segmented(container) else None
             stream.thread_type = "SLICE" if self.live else "AUTO"  # a thread a frame holds frames back
             self.rate = rate_of(stream)
             clock, count, broken = None, 0, 0
             if not self.live:
                 end = declared_end(container, stream, self.rate)
                 clock = FrameClock(Fraction(stream.time_base or self.time_base), self.rate, has_origin(container))
+            elif player:
+                player.connect(stream)
             converter = VideoReformatter()
 
             def arrival(frame: VideoFrame, waited: float = 0.0) -> Arrival:
@@ -138,14 +146,34 @@ class NetworkStream(LiveSource):
                     continue
                 count += len(frames)
                 for frame in frames:
-                    yield arrival(frame, waited)
+                    if player is None:
+                        yield arrival(frame, waited)
+                    elif player.is_new(frame):
+                        yield arrival(frame, waited + player.hold(frame))
                     waited = 0.0
+            self._has_ended = player is not None and self._is_complete()
             if clock is None or not count:
                 return
             if broken:
                 yield Failure(self.name, f"{self.name} is damaged: {unreadable(broken)}; the rest was used")
             elif failure := cut_short(self.name, clock.end, end, self.rate):
                 yield failure
+
+    def _open(self) -> InputContainer:
+        import av
+
+        options = {"rtsp_flags": "prefer_tcp"} if self._url.lower().startswith("rtsp") else {}
+        return av.open(self._url, options=options, timeout=(_CONNECT, self._silence), metadata_errors="replace")
+
+    def _is_complete(self) -> bool:
+        """Whether a stream that was live states by now how long it lasts: then it has ended."""
+        import av
+
+        try:
+            with self._open() as container:
+                return bool(container.duration)
+        except (av.FFmpegError, OSError, ValueError):
+            return False
 
     def _reason(self, error: Exception, start: float, limit: float) -> str:
         import av
@@ -158,7 +186,9 @@ class NetworkStream(LiveSource):
             return f"it asks for a user and a password; {who}"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = urlsplit(self._url).scheme
-            return f"the FFmpeg inside PyAV has no {scheme}; let another FFmpeg read it and pipe it into -"
+            return f"the FFmpeg inside PyAV has no {scheme}; {_PIPE}"
+        if isinstance(error, av.error.InvalidDataError) and urlsplit(self._url).path.lower().endswith(".mpd"):
+            return f"the FFmpeg inside PyAV has no DASH; give the HLS address (.m3u8), or {_PIPE}"
         if self._host and not _is_known(self._host):
             is_cut = "@" in self._url and not self._has_user
             hint = "; in a password write / as %2F, ? as %3F and # as %23" if is_cut else ""

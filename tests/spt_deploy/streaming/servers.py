@@ -44,18 +44,23 @@ def http_server(connections: Sequence[Connection], content_type: str) -> Iterato
 
 
 @contextmanager
-def file_server(folder: Path) -> Iterator[str]:
-    """Serve the files in ``folder``. Gives the address."""
-    handler = partial(_QuietHandler, directory=str(folder))
+def file_server(folder: Path, asked: list[str] | None = None) -> Iterator[str]:
+    """Serve the files in ``folder``, and note what is asked for. Gives the address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 MJPEG = "multipart/x-mixed-replace; boundary=frame"
