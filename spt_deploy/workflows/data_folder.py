@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from spt_deploy.atomic import output_error
 from spt_deploy.errors import OutputError, SourceError
+from spt_deploy.runtimes.base import usable_cores
 from spt_deploy.training.report import Reports
 
 _CHUNK = 256  # jobs given to the threads at once: what an interruption waits for
@@ -78,6 +79,6 @@ def place_images(
 def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
     """``map`` on all cores, in order: OpenCV and the disk work without Python's lock."""
     rest = list(items)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(rest), _CHUNK):
             yield from pool.map(function, rest[start : start + _CHUNK])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from spt_deploy.interrupt import stop_on_signals
 from spt_deploy.model.checkpoint import Checkpoint
 from spt_deploy.model.network import SptModel
 from spt_deploy.preprocess import Preprocessing
+from spt_deploy.runtimes.base import usable_cores
 from spt_deploy.training.augment import Augmentation
 from spt_deploy.training.claim import only_run_in
 from spt_deploy.training.config import TrainConfig
@@ -255,7 +255,7 @@ def _loaders(
     workers = config.workers
     if workers is None:
         # A GPU waits for images; on a CPU workers would only take cores from the model.
-        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
+        workers = min(_MOST_WORKERS, usable_cores() - 1) if device.type == "cuda" else 0
     cache = CACHE_BYTES // (2 * max(1, workers))  # two splits, each in every worker
     both: dict[str, Any] = {"classes": len(data.class_names), "cache_bytes": cache}
     augmentation = Augmentation.for_task(config.task, config.flip, config.mosaic)
