@@ -96,7 +96,8 @@ def read_data(
         if whole is None:
             raise
         if isinstance(error, _NoFormatError):
-            error = InputError(f"{folder} is {FORMATS[whole.format].title} without train and val ({whole.found})")
+            title = whole.title or FORMATS[whole.format].title
+            error = InputError(f"{folder} is {title} without train and val ({whole.found})")
         given, made = (shlex.quote(f"{folder}{end}") for end in ("", "-split"))
         add_note(error, f"to make train and val of it: spt-deploy data split {given} {made}")
         raise error

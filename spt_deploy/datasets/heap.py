@@ -48,6 +48,7 @@ class Unsplit:
         found: what told it.
         folder: where it lies.
         items: sorted by path.
+        title: of what it is, where that is not the format that it will have.
         names: of the classes, by number, where it is YOLO's.
         content: of the COCO JSON file.
         ids: of each item in ``content``.
@@ -60,6 +61,7 @@ class Unsplit:
     found: str
     folder: Path
     items: tuple[Item, ...]
+    title: str | None = None
     names: dict[int, str] = field(default_factory=dict)
     content: dict[str, Any] = field(default_factory=dict)
     ids: tuple[int, ...] = ()

@@ -5,8 +5,9 @@
     images/*.jpg, labels/*.txt, classes.txt       YOLO labels: Label Studio's, labelImg's beside their images, CVAT's
                                                   obj.names and obj_train_data/, a data.yaml without val:
     *.xml beside *.jpg, or Annotations/           Pascal VOC XML: labelImg's, Roboflow's, CVAT's without lists
+    *.json beside *.jpg                           labelme's, AnyLabeling's
 
-What is found here `rewrite_splits.py` writes as both splits of the same format.
+What is found here `rewrite_splits.py` writes as both splits of the same format; labelme's becomes COCO JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spt_deploy.datasets import bdd_json, coco_json, image_folder, unsplit_yolo, voc_layout, voc_xml, yolo
+from spt_deploy.datasets import (
+    bdd_json,
+    coco_json,
+    image_folder,
+    unsplit_labelme,
+    unsplit_yolo,
+    voc_layout,
+    voc_xml,
+    yolo,
+)
 from spt_deploy.datasets.annotations import LeftOut, SplitFile, first_file
 from spt_deploy.datasets.heap import (
     SHAPES,
@@ -33,8 +43,8 @@ from spt_deploy.images import MAX_BROKEN, is_image_name
 from spt_deploy.wording import counted
 
 LOOKS_FOR = (
-    "one COCO JSON file, YOLO labels with classes.txt, obj.names or a data.yaml, VOC's XML files, or CLASS/ folders "
-    "with images"
+    "one COCO JSON file, YOLO labels with classes.txt, obj.names or a data.yaml, VOC's XML files, labelme's JSON "
+    "files, or CLASS/ folders with images"
 )
 
 _IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -69,11 +79,12 @@ def find_unsplit(source: Path, format: str | None = None, max_broken: float = MA
         return None
     if format is not None:
         return _FINDERS[format](source, max_broken)
-    found = [each for name in (coco_json.NAME, yolo.NAME, voc_xml.NAME) if (each := _FINDERS[name](source, max_broken))]
+    annotated = [name for name in _FINDERS if name != image_folder.NAME]
+    found = {name: each for name in annotated if (each := _FINDERS[name](source, max_broken))}
     if len(found) > 1:
-        several = ", ".join(f"{each.format} ({each.found})" for each in found)
+        several = ", ".join(f"{name} ({each.found})" for name, each in found.items())
         raise UsageError(f"{source} could be {several}; say which with --format")
-    whole = found[0] if found else _classes(source, max_broken)
+    whole = next(iter(found.values())) if found else _classes(source, max_broken)
     inner = visible_folders(source) if whole is None and source.is_dir() else []
     return find_unsplit(inner[0], format, max_broken) if len(inner) == 1 else whole  # as ZIP files are unpacked
 
@@ -254,5 +265,6 @@ _FINDERS: dict[str, Callable[[Path, float], Unsplit | None]] = {
     coco_json.NAME: _coco,
     yolo.NAME: unsplit_yolo.find,
     voc_xml.NAME: _voc,
+    unsplit_labelme.NAME: unsplit_labelme.find,
     image_folder.NAME: _classes,
 }

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
-from tests.spt_deploy.datasets.data_formats import NAMES, Picture, write_coco, write_voc, write_yolo
+import cv2
+
+from tests.spt_deploy.datasets.data_formats import (
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    Picture,
+    Thing,
+    write_coco,
+    write_voc,
+    write_yolo,
+)
 
 
 def write_coco_of_cvat(folder: Path, pictures: list[Picture]) -> None:
@@ -99,3 +111,46 @@ def write_voc_of_labelimg(folder: Path, pictures: list[Picture]) -> None:
     write_voc(folder, {"train": pictures}, outlines=False)
     for path in [*(folder / "Annotations").iterdir(), *(folder / "JPEGImages").iterdir()]:
         path.rename(folder / path.name)
+
+
+def write_labelme(folder: Path, pictures: list[Picture]) -> None:
+    """In every picture another of the shapes that labelme has for the same thing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{picture.name}.png"), picture.draw())
+        shapes = [
+            {"label": thing.name, "difficult": thing.crowd, "group_id": None, "flags": {}, **shape}
+            for place, thing in enumerate(picture.things)
+            for shape in labelme_shapes(thing, number % 4, place)
+        ]
+        content = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": f"..\\drive\\{picture.name}.png" if number % 2 else f"{picture.name}.png",
+            "imageData": "iVBORw0KGgo=" if number % 3 else None,
+            "imageHeight": HEIGHT,
+            "imageWidth": WIDTH,
+        }
+        (folder / f"{picture.name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def labelme_shapes(thing: Thing, kind: int, group: int) -> list[dict[str, object]]:
+    """A thing as polygon, as rectangles of one group by two or by four corners, or as a mask."""
+    x0, y0, x1, y1 = thing.box
+    if kind == 0:
+        polygon = thing.polygon()
+        return [{"shape_type": "polygon", "points": [polygon[i : i + 2] for i in range(0, len(polygon), 2)]}]
+    if kind == 3:
+        picture = base64.b64encode(cv2.imencode(".png", thing.mask()[y0:y1, x0:x1])[1].tobytes()).decode()
+        return [{"shape_type": "mask", "points": [[x0, y0], [x1 - 1, y1 - 1]], "mask": picture}]
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    parts = [(x0, y0, x, y1), (x, y, x1, y1)] if thing.is_l else [thing.box]
+    return [
+        {
+            "shape_type": "rectangle",
+            "points": [[c, f], [a, b]] if kind == 1 else [[a, b], [c, b], [c, f], [a, f]],
+            "group_id": group,
+        }
+        for a, b, c, f in parts
+    ]
