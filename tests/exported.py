@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -21,7 +21,6 @@ from spt_deploy.runtimes.onnx_file import facts_of
 from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_export.exporter import SelectionOutputs, to_onnx
 from tests.spt_deploy.model.models import make_model
-
 
 class Exported(NamedTuple):
     """A checkpoint and the ONNX file made from it, without the exporter's own check."""
@@ -56,8 +55,7 @@ def make_exported(
 
 @functools.cache
 def _exported(size: tuple[int, int], task: Task, *how: Any, **backbone: Any) -> Exported:
-    folder = Path(tempfile.mkdtemp(prefix="spt-deploy-exported-"))
-    atexit.register(shutil.rmtree, folder)
+    folder = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))  # of the session, see conftest.py
     made = Exported(folder / "model.pt", folder / "model.onnx")
     _export(made, make_model(task=task, **backbone), size, task, *how)
     return made

@@ -60,8 +60,8 @@ def command(
 
     Single elements of an int8 file need only be numbers: give --labels, on which its metric may drop by 0.01.
 
-    The selection of an engine cannot be forced. Of a file exported with --selection all it tells what it selected, and
-    the reference is forced to that instead.
+    The selection of an engine, or of an --inline file, cannot be forced. Of one exported with --selection all it tells
+    what it selected, and the reference is forced to that instead.
 
     \b
     spt-deploy validate runs/demo/best.pt runs/demo/best.onnx --data data/demo/val --labels data/demo

@@ -74,7 +74,7 @@ def half_text(folder: Path) -> str | None:
 
 
 def read(folder: Path, max_broken: float) -> DataSet:
-    """Read both splits; no image is opened.
+    """Read both splits; no image is opened whose size is given.
 
     Raises:
         InputError: when a file is missing or is no COCO JSON, the splits have different categories, or too much is

@@ -22,6 +22,7 @@ from spt_deploy.datasets.yolo_layout import layout_file
 from spt_deploy.errors import InputError, SptError, UsageError, add_note, no_folder
 from spt_deploy.images import MAX_BROKEN
 
+_SAY_THEIR_SPLITS = frozenset({coco_json.NAME, yolo.NAME, bdd_json.NAME})  # in a file
 _LEVELS = 3  # of folders between a data set and the images of a split: images/100k/train
 _MOST_BELOW = 8  # folders that are looked into: one that a ZIP file made, and not a thousand classes
 
@@ -74,7 +75,7 @@ FORMATS: dict[str, Format] = {
 def read_data(
     folder: Path, task: Task | None = None, format: str | None = None, *, max_broken: float = MAX_BROKEN
 ) -> DataSet:
-    """Read a data set of any known format; no image is opened.
+    """Read a data set of any known format; of images at most the headers are read.
 
     Args:
         folder: of the data set.
@@ -104,7 +105,7 @@ def read_data(
 
 
 def _read(folder: Path, task: Task | None, format: str | None, max_broken: float) -> DataSet:
-    name, found = find_format(folder, format)
+    name, found = find_format(folder, format, task)
     chosen = FORMATS[name]
     if task is not None and chosen.has_objects != (task != "classify"):
         fitting = ", ".join(f.title for f in FORMATS.values() if f.has_objects == (task != "classify"))
@@ -118,8 +119,8 @@ def _read(folder: Path, task: Task | None, format: str | None, max_broken: float
     return replace(chosen.read(folder, max_broken), found=f"{folder} is {chosen.title} ({found})")
 
 
-def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
-    """Name of a folder's format, and what told it; ``format`` names it without a look.
+def find_format(folder: Path, format: str | None = None, task: Task | None = None) -> tuple[str, str]:
+    """Name of a folder's format, and what told it; ``format`` names it without a look, ``task`` chooses of several.
 
     Raises:
         InputError: when the folder is of no known format.
@@ -134,6 +135,9 @@ def find_format(folder: Path, format: str | None = None) -> tuple[str, str]:
             return yolo.NAME, "a file with train and names"
         raise InputError(f"{no_folder(folder)}; name the folder of a data set")
     found = _found(folder)
+    if len(found) > 1 and task is not None:
+        fitting = {name: text for name, text in found.items() if FORMATS[name].has_objects != (task == "classify")}
+        found = fitting or found
     if len(found) > 1:
         several = ", ".join(f"{name} ({text})" for name, text in found.items())
         raise UsageError(f"{folder} could be {several}; say which with --format")
@@ -165,7 +169,10 @@ def _unsplit(folder: Path) -> Unsplit | None:
 def _found(folder: Path) -> dict[str, str]:
     """Names of the formats that a folder is of, each with what told it."""
     found = {name: text for name, f in FORMATS.items() if (text := f.found_text(folder)) is not None}
-    if yolo.NAME in found or voc_xml.NAME in found or yolo.label_folder(folder) is not None:
+    if voc_xml.NAME in found and voc_layout.home(folder) is None and found.keys() & _SAY_THEIR_SPLITS:
+        del found[voc_xml.NAME]  # XML files beside labels that say more
+    has_labels = yolo.NAME in found or yolo.label_folder(folder) is not None
+    if has_labels or (voc_xml.NAME in found and not voc_layout.may_be_classes(folder)):
         found.pop(image_folder.NAME, None)  # folders called images, labels and annotations are no classes
     return found
 

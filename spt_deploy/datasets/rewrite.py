@@ -174,13 +174,14 @@ def _write_voc(data: DataSet, folder: Path, out: Path, pads: bool) -> None:
     target = out / place.relative_to(folder)
     # All classes of the whole: a part may show fewer, and its labels must mean the same.
     write_lines(target / "classes.txt", data.class_names)
+    if (place / voc_layout.LABEL_MAP).is_file():
+        link(place / voc_layout.LABEL_MAP, target / voc_layout.LABEL_MAP)
     if voc_layout.home(folder) is None:
         for record in (*data.train, *data.val):
             xml = voc_layout.xml_of(record.path)
-            _write_xml(xml, out / xml.relative_to(folder), record, pads)
+            if xml.exists():  # else one of CVAT's without an object
+                _write_xml(xml, out / xml.relative_to(folder), record, pads)
         return
-    if (place / voc_layout.LABEL_MAP).is_file():
-        link(place / voc_layout.LABEL_MAP, target / voc_layout.LABEL_MAP)
     for split, path in voc_layout.lists(place).items():
         images = [record.path.relative_to(place / "JPEGImages") for record in data.splits[split]]
         names = [image.with_suffix("").as_posix() for image in images]

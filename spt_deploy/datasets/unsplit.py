@@ -57,7 +57,7 @@ _OF_VOC = (re.compile(rb"<annotation[\s>]"), re.compile(rb"<size[\s>]"))  # not 
 
 
 def find_unsplit(source: Path, format: str | None = None, max_broken: float = MAX_BROKEN) -> Unsplit | None:
-    """What an unsplit data set holds; no image is opened.
+    """What an unsplit data set holds; of images at most the headers are read.
 
     Args:
         source: its folder, or its COCO JSON file.

@@ -10,7 +10,7 @@ from typing import Any
 from spt_deploy.datasets import yolo
 from spt_deploy.datasets.annotations import LeftOut, text_lines
 from spt_deploy.datasets.heap import Item, Unsplit, images_below, new_names, split_folders
-from spt_deploy.datasets.yolo_layout import class_names_of, layout_file, listed_names, load_yaml
+from spt_deploy.datasets.yolo_layout import LOST_OUTLINES, class_names_of, layout_file, listed_names, load_yaml
 from spt_deploy.errors import InputError
 from spt_deploy.wording import counted
 
@@ -37,8 +37,7 @@ def find(source: Path, max_broken: float) -> Unsplit | None:
     if first is None and len(alone) <= len(every) // 2:  # numbers of another kind
         if label_of and (folder / _OF_CVAT).is_file():
             raise InputError(
-                f"{folder} has {counted(len(label_of), 'label file')} and no object in any; YOLO 1.1 has boxes alone: "
-                "export outlines as COCO 1.0 or Ultralytics YOLO Segmentation"
+                f"{folder} has {counted(len(label_of), 'label file')} and no object in any; {LOST_OUTLINES}"
             )
         return None
     if first is None:

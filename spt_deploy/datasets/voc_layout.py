@@ -31,6 +31,7 @@ _LISTS = {  # the first that is there; CVAT's begin with a capital
 }
 _SPLITS = {"train": ("train",), "val": ("valid", "val", "validation", "test")}  # the first that is there
 _BESIDE = ("annotations", "Annotations", "labels", "xml", "xmls")  # folders of XML files beside one of images
+_IMAGES = ("images", "JPEGImages")
 _LOOKED_AT = 32  # images of a folder, of which one with an XML file tells
 
 
@@ -83,6 +84,13 @@ def first_pair(folder: Path) -> Path | None:
     walked = ((Path(place), sorted(files)) for place, _, files in os.walk(folder))
     images = (place / name for place, files in walked for name in files if is_image_name(Path(name)))
     return next((xml for image in islice(images, _LOOKED_AT) if (xml := xml_of(image)).is_file()), None)
+
+
+def may_be_classes(folder: Path) -> bool:
+    """Whether images and XML files lie in folders of the splits that might as well be classes."""
+    pairs = {place: first_pair(place) for place in folders(folder).values()} if home(folder) is None else {}
+    own = {name.lower() for name in (*_BESIDE, *_IMAGES)}
+    return any(xml is not None and xml.parent not in (place, *(place / n for n in own)) for place, xml in pairs.items())
 
 
 def xml_of(image: Path) -> Path:

@@ -34,7 +34,7 @@ import numpy as np
 from spt_deploy.datasets.annotations import AnnotationError, LeftOut, ObjectList, checked, first_file, text_lines
 from spt_deploy.datasets.dataset import Broken, DataSet, Record
 from spt_deploy.datasets.outlines import Polygons
-from spt_deploy.datasets.yolo_layout import Layout, layout_file, read_layout
+from spt_deploy.datasets.yolo_layout import LOST_OUTLINES, Layout, layout_file, read_layout
 from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import find_images, is_image_name, read_size
 
@@ -96,7 +96,7 @@ def read(given: Path, max_broken: float) -> DataSet:
 
     Raises:
         InputError: when there is no such file, it does not say what it must, a split has no images or no label at all,
-            or too much is broken.
+            or no object though outlines may have been lost, or too much is broken.
         RuntimeMissingError: when PyYAML is not installed.
     """
     layout = layout_of(given)
@@ -112,6 +112,8 @@ def read(given: Path, max_broken: float) -> DataSet:
         records[split] = tuple(_records(layout, images, left_out))
         left_out.check(total, len(records[split]))
         broken += left_out.broken
+    if layout.is_darknet and not any(record.objects for each in records.values() for record in each):
+        raise InputError(f"no label file of {file} has an object; {LOST_OUTLINES}")
     data = DataSet(
         class_names=tuple(layout.names.values()),
         train=records["train"],

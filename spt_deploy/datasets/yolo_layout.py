@@ -14,7 +14,9 @@ from spt_deploy.errors import InputError, RuntimeMissingError
 _YAML = (".yaml", ".yml")
 _LINES = (re.compile(r"^train\s*:", re.MULTILINE), re.compile(r"^(names|nc)\s*:", re.MULTILINE))
 _DARKNET = ".data"
-_DARKNET_LINE = re.compile(r"^\s*(\w+)\s*=\s*(.*?)\s*$", re.MULTILINE)
+LOST_OUTLINES = "YOLO 1.1 has boxes alone: export outlines as COCO 1.0 or Ultralytics YOLO Segmentation"
+_DARKNET_LINE = re.compile(r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+_LONGEST = 1 << 16  # bytes; perf.data and model.onnx.data are no text
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}  # the first that is there
 
 
@@ -33,6 +35,11 @@ class Layout:
     splits: dict[str, tuple[Path, ...]]
     names: dict[int, str]
     has_keypoints: bool
+
+    @property
+    def is_darknet(self) -> bool:
+        """Whether it is CVAT's YOLO 1.1, which has boxes alone."""
+        return self.file.suffix == _DARKNET
 
     @cached_property
     def places(self) -> dict[int, int]:
@@ -120,6 +127,8 @@ def class_names_of(file: Path, content: dict[str, Any]) -> dict[int, str]:
 
 def _names_splits(file: Path) -> bool:
     try:
+        if file.suffix == _DARKNET and file.stat().st_size > _LONGEST:
+            return False
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from spt_deploy.errors import SourceError
-from spt_deploy.streaming.frames import Failure
+from spt_deploy.streaming.frames import Failure, Frame, Gap, Sampling
 from spt_deploy.streaming.live import RECONNECT, Arrival, LiveSource
 from spt_deploy.streaming.segments import Player, is_segmented, largest_of
 from spt_deploy.streaming.video import (
@@ -89,6 +89,11 @@ class NetworkStream(LiveSource):
         self._silence = silence
         self._player = Player(self._stopped.wait)
 
+    def frames(self, sampling: Sampling) -> Iterator[Frame | Gap | Failure]:
+        """See ``LiveSource``."""
+        self._player = Player(self._stopped.wait)
+        return super().frames(sampling)
+
     def _arrivals(self) -> Iterator[Arrival | Failure]:
         import av
         from av.video.reformatter import VideoReformatter
@@ -148,7 +153,7 @@ class NetworkStream(LiveSource):
                 for frame in frames:
                     if player is None:
                         yield arrival(frame, waited)
-                    elif player.is_new(frame):
+                    elif player.is_new(frame, waited):
                         yield arrival(frame, waited + player.hold(frame))
                     waited = 0.0
             self._has_ended = player is not None and self._is_complete()

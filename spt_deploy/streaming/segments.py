@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LEAP = 5.0  # seconds between two frames that are not waited for: segments were skipped, or nothing was recorded
 _OVERLAP = 60.0  # seconds; what a new connection begins with, the last three segments, is not older
+_NEW = 0.5  # seconds that a packet was waited for which did not lie there yet
+_BACK = 1.0  # seconds between two frames that are another clock's, and not another order
 
 
 def is_segmented(container: InputContainer) -> bool:
@@ -24,7 +26,7 @@ def is_segmented(container: InputContainer) -> bool:
 
 
 def largest_of(container: InputContainer) -> VideoStream:
-    """The largest picture of those that a playlist offers for lines of different speed; the others are not fetched."""
+    """The largest of the pictures that a playlist offers for different lines; the others are fetched no more."""
     from av.stream import Discard
 
     videos = [stream for stream in container.streams.video if stream.codec_context is not None]
@@ -47,11 +49,9 @@ class Player:
 
     def __init__(self, wait: Callable[[float], object]) -> None:
         self._wait = wait
-        self._time_base = Fraction(1)
-        self._clock: FrameClock | None = None
-        self._begun: float | None = None  # when the frame at 0 was shown, on the monotonic clock
-        self._shown = 0.0  # time of the latest frame
-        self._latest: float | None = None  # its timestamp, in seconds
+        self._time_base, self._rate = Fraction(1), Fraction(1)
+        self._begin()
+        self._latest: float | None = None  # timestamp of the latest frame, in seconds
         self._overlaps = False
 
     @property
@@ -61,24 +61,37 @@ class Player:
 
     def connect(self, stream: VideoStream) -> None:
         """A connection was made, for the first time or again: the last segments come once more."""
-        self._time_base = Fraction(stream.time_base or 0)
-        self._clock = FrameClock(self._time_base, rate_of(stream), has_origin=False)
-        self._begun = None
+        self._time_base, self._rate = Fraction(stream.time_base or 0), rate_of(stream)
+        self._begin()
         self._overlaps = self.has_begun
 
-    def is_new(self, frame: VideoFrame) -> bool:
-        """Whether it was not shown before the connection was lost; asked of every frame once, in order."""
-        stamp = None if frame.pts is None else float(frame.pts * self._time_base)
-        if self._overlaps and stamp is not None and self._latest is not None:
-            if self._latest - _OVERLAP < stamp <= self._latest:
-                return False
-            self._overlaps = False
-        self._latest = self._latest if stamp is None else stamp
+    def is_new(self, frame: VideoFrame, waited: float) -> bool:
+        """Whether it was not shown before the connection was lost; asked of every frame once, in order.
+
+        Args:
+            frame: as decoded.
+            waited: seconds that it was waited for: what came before the loss lies there.
+        """
+        if frame.pts is None or self._latest is None:
+            self._latest = self._latest if frame.pts is None else float(frame.pts * self._time_base)
+            return True
+        stamp, before = float(frame.pts * self._time_base), self._latest
+        self._overlaps = self._overlaps and before - _OVERLAP < stamp <= before and waited < _NEW
+        if self._overlaps:
+            return False
+        if stamp < before - _BACK:  # an encoder that began again, or another programme
+            self._begin()
+        self._latest = stamp
         return True
+
+    def _begin(self) -> None:
+        """The next frame is the first of its clock."""
+        self._clock = FrameClock(self._time_base, self._rate, has_origin=False)
+        self._begun: float | None = None  # when the frame at 0 was shown, on the monotonic clock
+        self._shown = 0.0  # time of the latest frame
 
     def hold(self, frame: VideoFrame) -> float:
         """Wait until the frame is to be shown, and return for how many seconds that was."""
-        assert self._clock is not None
         before, self._shown = self._shown, float(self._clock.time_of(frame))
         now = time.monotonic()
         if self._begun is None or now >= self._begun + self._shown or self._shown - before > _LEAP:

@@ -162,6 +162,32 @@ def test_a_folder_of_two_formats_asks_which(tmp_path: Path) -> None:
     assert read_data(tmp_path, "detect", "bdd").format == "bdd"
 
 
+def test_the_task_chooses_between_folders_of_classes_and_the_xml_files_in_them(tmp_path: Path) -> None:
+    for split, pictures in make_truth().items():
+        for number, picture in enumerate(pictures):
+            write_voc_by_folder(tmp_path / f"{split}-{number}", {split: [picture]}, images=f"class {number % 2}")
+    for place in sorted(tmp_path.iterdir()):
+        for path in [path for path in place.rglob("*") if path.is_file()]:
+            split, name = place.name.split("-")[0], place.name
+            target = tmp_path / "data" / split / f"class {int(name[-1]) % 2}" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    assert read_data(tmp_path / "data", "classify").format == "folder"
+    assert read_data(tmp_path / "data", "detect").format == "voc"
+    with pytest.raises(UsageError, match=r"could be voc \(.*\), folder \(.*\); say which with --format"):
+        find_format(tmp_path / "data")
+
+
+def test_xml_files_beside_labels_that_name_their_splits_are_passed_over(tmp_path: Path) -> None:
+    write_yolo(tmp_path, make_truth(), "roboflow")
+    write_voc_by_folder(tmp_path / "voc", make_truth())
+    for split in ("train", "valid"):
+        for path in (tmp_path / "voc" / split).glob("*.xml"):
+            path.rename(tmp_path / split / "images" / path.name)
+    shutil.rmtree(tmp_path / "voc")
+    assert find_format(tmp_path)[0] == "yolo"
+
+
 def test_a_format_that_does_not_suit_the_task_says_which_do(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "colours", train=2, val=1)
     with pytest.raises(

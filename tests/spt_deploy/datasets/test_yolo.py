@@ -12,6 +12,7 @@ from PIL import Image
 from spt_deploy.datasets.dataset import DataSet
 from spt_deploy.datasets.formats import find_format, read_data
 from spt_deploy.datasets.yolo import label_file
+from spt_deploy.datasets.yolo_layout import layout_file
 from spt_deploy.errors import InputError
 from spt_deploy.images import read_image, read_size
 from tests.spt_deploy.datasets.data_formats import make_truth, write_yolo
@@ -130,7 +131,7 @@ def test_darknets_file_is_read_as_cvat_writes_it(tmp_path: Path, val: str) -> No
         (folder / f"{split}.txt").write_text(names, encoding="utf-8")
     (folder / "data.yaml").unlink()
     (folder / "obj.names").write_text("car\nperson\nrider\n", encoding="utf-8")
-    lines = ["classes = 3", f"{val} = data/val.txt", "train = data/train.txt", "names = data/obj.names", "backup = b/"]
+    lines = ["classes = 3", f"{val} = data/val.txt", "train = data/train.txt", "backup =", "names = data/obj.names"]
     (folder / "obj.data").write_text("\n".join(lines), encoding="utf-8")
     data = read_data(folder)
     assert data.found.endswith("is YOLO labels (obj.data and train.txt)")
@@ -196,6 +197,25 @@ def test_darknets_files_are_told_what_to_add(tmp_path: Path) -> None:
     (tmp_path / "obj.data").write_text("classes = 1\ntrain = data/train.txt\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"has obj\.data and no data\.yaml"):
         read_data(tmp_path)
+
+
+def test_darknets_files_without_an_object_are_told_that_outlines_are_lost(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / split / "a.png")
+        (tmp_path / split / "a.txt").touch()
+    (tmp_path / "obj.names").write_text("car\n", encoding="utf-8")
+    (tmp_path / "obj.data").write_text("train = train\nvalid = valid\nnames = obj.names\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"no label file of .*obj\.data has an object; YOLO 1\.1 has boxes alone"):
+        read_data(tmp_path)
+
+
+def test_a_large_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
+    lines = b"train = train\nvalid = valid\nnames = obj.names\n"
+    (tmp_path / "model.onnx.data").write_bytes(lines)
+    assert layout_file(tmp_path) == tmp_path / "model.onnx.data"
+    (tmp_path / "model.onnx.data").write_bytes(lines + bytes(1 << 16))
+    assert layout_file(tmp_path) is None
 
 
 def test_folders_of_images_and_labels_are_no_classes(tmp_path: Path) -> None:

@@ -249,6 +249,18 @@ def test_what_does_not_lie_in_its_image_does_not_lie_in_the_padded_one(
     assert not objects.mask((2 * HEIGHT, 2 * WIDTH))[:, WIDTH:].any()
 
 
+@pytest.mark.parametrize("make", [make_sparse, make_padded])
+def test_an_image_that_needs_no_xml_file_gets_none(tmp_path: Path, make: Callable[..., SparseData]) -> None:
+    pictures = {split: [picture for picture in of if picture.things] for split, of in make_truth().items()}
+    source = write_voc_by_folder(tmp_path / "data", pictures)
+    (source / "labelmap.txt").write_text("car:128,0,0::\n", encoding="utf-8")
+    (source / "train" / f"{pictures['train'][0].name}.xml").unlink()
+    made = make(source, tmp_path / "out")
+    assert made.broken == ()
+    empty = [record for record in read_data(tmp_path / "out").train if not record.objects]
+    assert [record.path.stem for record in empty] == [pictures["train"][0].name]
+
+
 @pytest.mark.parametrize("write", [write_coco, lambda f, t: write_yolo(f, t, outlines=False), write_bdd])
 def test_what_was_left_out_is_not_written(tmp_path: Path, write: Writer) -> None:
     small, inverted = Thing("car", (4, 4, 12, 12)), Thing("car", (20, 20, 9, 9))
