@@ -31,7 +31,8 @@ precision, round by round, where that is there; "by MACs" is what the multiply-a
 run on every token, so there is an end to what dropping tokens can gain.
 
 Where buffers come to lie in memory is luck, and makes up to two percent either way; opening everything anew, several
-times, averages most of it out.
+times, averages most of it out. Compare within a table only: from one to the next the machine itself may be faster or
+slower, by a tenth and more.
 """
 
 

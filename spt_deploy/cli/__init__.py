@@ -26,13 +26,13 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # command -> (the module that holds it, what `spt-deploy --help` says of it)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("spt_deploy.cli.train", "Train an SPT on a folder of images."),
+    "train": ("spt_deploy.cli.train", "Train an SPT on a data set."),
     "data": ("spt_deploy.cli.data", "Split a data set, or make a sparse one of it."),
     "convert": ("spt_deploy.cli.convert", "Turn Swin weights into a checkpoint to start from."),
     "export": ("spt_deploy.cli.export", "Write a checkpoint as one ONNX file for every runtime."),
     "build-engine": ("spt_deploy.cli.build_engine", "Build a TensorRT or TensorRT-RTX engine of an ONNX file."),
     "validate": ("spt_deploy.cli.validate", "Prove that artefacts and runtimes say the same."),
-    "infer": ("spt_deploy.cli.infer", "Run a model on images, folders and videos."),
+    "infer": ("spt_deploy.cli.infer", "Run a model on images, videos, cameras and streams."),
     "bench": ("spt_deploy.cli.bench", "Time artefacts and runtimes side by side."),
     "info": ("spt_deploy.cli.info", "Say what an artefact is: task, classes, size, work."),
     "doctor": ("spt_deploy.cli.doctor", "Try every runtime here, and say what to install."),

@@ -32,7 +32,7 @@ def command() -> None:
     """Make data sets from others: train and val of one without splits, and sparse ones, as in the paper."""
 
 
-@command.command("split")
+@command.command("split", short_help="Train and val of what an annotation tool exported.")
 @click.argument("source", metavar="SRC", type=FILE)
 @click.argument("out", type=FILE)
 @click.option(
@@ -66,7 +66,7 @@ def split(
     _print_splits(made, as_json)
 
 
-@command.command("sparse")
+@command.command("sparse", short_help="The images with few pixels in objects.")
 @click.argument("source", metavar="SRC", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--max-ratio", type=float, help="Largest share of pixels in objects.  [default: COCO 0.2, others 0.25]")
@@ -87,7 +87,7 @@ def sparse(
     _print(make_sparse(source, out, max_ratio, format, max_broken=max_broken, reports=reports), as_json)
 
 
-@command.command("pad")
+@command.command("pad", short_help="Every image in a black one twice as high and wide.")
 @click.argument("source", metavar="SRC", type=FILE)
 @click.argument("out", type=FILE)
 @format_option

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=FILE,
-    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx, .inline.onnx or .int8.onnx]",
+    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx, .inline.onnx or .int8.onnx, where an "
+    "older file is replaced]",
 )
 @image_size_option
 @click.option(
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     "plugins then.",
 )
 @click.option(
-    "--int8", is_flag=True, help="8-bit integers, for CPUs in OpenVINO; ONNX Runtime gains little. Needs --data."
+    "--int8", is_flag=True, help="8-bit integers, for CPUs in OpenVINO; ONNX Runtime gains less. Needs --data."
 )
 @click.option(
     "--labels", type=FILE, help="int8: data set to measure the accuracy on.  [default: --data, where it is one]"
@@ -109,8 +110,8 @@ def command(
     spt-deploy export runs/demo/best.pt
     spt-deploy export ckpt.pt -o model.onnx --imgsz 800x1280
     spt-deploy export ckpt.pt --packing static --capacity auto --data photos/
-    spt-deploy export ckpt.pt --runtime-threshold
-    spt-deploy export ckpt.pt --uint8-input
+    spt-deploy export ckpt.pt --runtime-threshold -o live.onnx
+    spt-deploy export ckpt.pt --uint8-input -o bytes.onnx
     spt-deploy export ckpt.pt --inline
     spt-deploy export runs/demo/best.pt --int8 --data data/demo
     """

@@ -55,8 +55,9 @@ def command(
     comparing once more with the selection forced equal. With --labels the task's metric must be the same too, and
     one artefact alone has its metric taken. Exit code 1 when something differs.
 
-    A checkpoint runs as the first exported file does: at its size, packing and threshold; with --labels that is how to
-    see what another threshold costs. Exported files of different thresholds are not compared.
+    A checkpoint runs as the first exported file does: at its size, packing and threshold. What another threshold costs
+    is the metric of the checkpoint alone, at its own, beside that. Exported files of different thresholds are not
+    compared.
 
     Single elements of an int8 file need only be numbers: give --labels, on which its metric may drop by 0.01.
 

@@ -149,6 +149,8 @@ def export(
         status(why)
     ends = [".static"] * (packing == "static") + ([".int8"] if int8 else [".inline"] * inline)
     path = output or source.with_suffix(f"{''.join(ends)}.onnx")
+    if output is None and path.exists():
+        status(f"{path} will be replaced; -o gives the new file a name of its own")
     if runtime_threshold or threshold is not None:  # a model that has none is refused before anything is measured
         asked = replace(
             deployed_checkpoint(source, packing, image_size, threshold).facts, runtime_threshold=runtime_threshold
