@@ -22,6 +22,7 @@ from spt_deploy.runtimes.torch_runner import deployed_checkpoint
 from spt_export.exporter import SelectionOutputs, to_onnx
 from tests.spt_deploy.model.models import make_model
 
+
 class Exported(NamedTuple):
     """A checkpoint and the ONNX file made from it, without the exporter's own check."""
 

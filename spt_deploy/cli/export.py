@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=FILE,
-    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx, .inline.onnx or .int8.onnx, where an "
-    "older file is replaced]",
+    help="File to write.  [default: beside the checkpoint, as .onnx, .static.onnx, .inline.onnx or .int8.onnx; an "
+    "older file there is replaced]",
 )
 @image_size_option
 @click.option(
