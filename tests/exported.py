@@ -1,10 +1,8 @@
-"""Checkpoints and exported files that several tests share: made once a session, of models with random weights."""
+"""Checkpoints and exported files that several tests share: made once a process, of models with random weights."""
 
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -48,18 +46,17 @@ def make_exported(
     if model is not None:
         _export(made, model, *how)
         return made
-    known = _exported(*how, **backbone)
-    for source, target in zip(known, made, strict=True):
-        shutil.copyfile(source, target)
+    for file, content in zip(made, _exported(*how, **backbone), strict=True):
+        file.write_bytes(content)
     return made
 
 
 @functools.cache
-def _exported(size: tuple[int, int], task: Task, *how: Any, **backbone: Any) -> Exported:
-    folder = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))  # of the session, see conftest.py
-    made = Exported(folder / "model.pt", folder / "model.onnx")
-    _export(made, make_model(task=task, **backbone), size, task, *how)
-    return made
+def _exported(size: tuple[int, int], task: Task, *how: Any, **backbone: Any) -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Exported(Path(folder, "model.pt"), Path(folder, "model.onnx"))
+        _export(made, make_model(task=task, **backbone), size, task, *how)
+        return [file.read_bytes() for file in made]
 
 
 def _export(
