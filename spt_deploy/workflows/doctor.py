@@ -162,7 +162,16 @@ def _check(runtime: str, device: str, trial: Trial) -> RuntimeCheck:
                 return found("no device", reason)
         except Exception as error:  # see _run
             return found("fails", _named(error))
-    return found(*_run(path, runtime, device, trial))
+    verdict, detail = _run(path, runtime, device, trial)
+    if runtime == "openvino" and verdict == "works":
+        from spt_deploy.runtimes.openvino_runner import precisions_here
+
+        for precision in precisions_here()[1:]:
+            verdict, also = _run(path, runtime, device, trial, precision)
+            detail += f"; with --precision {precision}: {also}"
+            if verdict != "works":
+                break
+    return found(verdict, detail)
 
 
 def _check_engine(runtime: EngineRuntime, trial: Trial) -> RuntimeCheck:
@@ -196,21 +205,21 @@ def _check_engine(runtime: EngineRuntime, trial: Trial) -> RuntimeCheck:
     return found(*_run(built.engine, runtime, "cuda", trial))
 
 
-def _run(path: Path, runtime: str, device: str, trial: Trial) -> tuple[Verdict, str]:
+def _run(path: Path, runtime: str, device: str, trial: Trial, precision: str | None = None) -> tuple[Verdict, str]:
     """Run a file and compare what it says."""
     try:
-        with open_runner(path, runtime, device) as runner:
+        with open_runner(path, runtime, device, precision=precision) as runner:
             answer = runner.infer(trial.images)
     except SptError as error:
         return "fails", str(error)
     except Exception as error:  # a runtime that is installed by halves raises anything
         return "fails", _named(error)
-    tolerance = tolerance_for("fp32")
+    tolerance = tolerance_for(precision or "fp32")
     # NumPy's maximum, for Python's passes over a NaN that is not the first.
     worst = float(np.max([np.abs(answer[name] - right).max() for name, right in trial.expected.items()]))
     if not worst <= tolerance.absolute + tolerance.relative * float(np.abs(trial.expected["logits"]).max()):
         return "wrong", f"differs from {trial.judge} by {worst:.1e}"
-    return "works", f"equal to {trial.judge}, largest difference {worst:.1e}"
+    return "works", f"{'' if precision else f'equal to {trial.judge}, '}largest difference {worst:.1e}"
 
 
 def _no_cuda(runtime: str) -> str:

@@ -17,7 +17,7 @@ from spt_deploy.cli import main
 from spt_deploy.cli.doctor import _print
 from spt_deploy.image_input import Images
 from spt_deploy.runtimes.base import Arrays
-from spt_deploy.runtimes.openvino_runner import OpenVinoRunner
+from spt_deploy.runtimes.openvino_runner import OpenVinoRunner, precisions_here
 from spt_deploy.workflows.doctor import Diagnosis, PackageCheck, RuntimeCheck, _check, doctor
 from spt_deploy.workflows.doctor_trial import Trial, trial_without_torch
 from tests.spt_deploy.test_light_import import run_without
@@ -117,6 +117,24 @@ def test_a_number_that_is_none_is_wrong_whichever_output_it_is_in(monkeypatch: p
 
     monkeypatch.setattr(OpenVinoRunner, "_run", off)
     assert verdicts(doctor())["openvino", "cpu"] == "wrong"
+
+
+def test_every_precision_of_openvino_is_tried(found: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    [detail] = [check.detail for check in found.checks if check.runtime == "openvino"]
+    for precision in precisions_here()[1:]:
+        assert f"; with --precision {precision}: largest difference" in detail
+    if "bf16" not in precisions_here():
+        pytest.skip("this processor does not compute in bfloat16")
+    run = OpenVinoRunner._run
+
+    def off(self: OpenVinoRunner, images: Images, threshold: float | None) -> Arrays:
+        outputs = run(self, images, threshold)
+        return outputs if self.computes_in is None else {name: value + 1 for name, value in outputs.items()}  # type: ignore[operator]
+
+    monkeypatch.setattr(OpenVinoRunner, "_run", off)
+    [check] = [check for check in doctor().checks if check.runtime == "openvino"]
+    assert check.verdict == "wrong"
+    assert "; with --precision bf16: differs from PyTorch" in check.detail
 
 
 def test_a_runtime_that_cannot_be_imported_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
