@@ -12,7 +12,7 @@ BENCH  := build/bench# not under runs/: a model with random weights must not be 
 VTEST  := usr/share/doc/opencv-doc/examples/data/vtest.avi
 VIDEO  := $(firstword $(wildcard $(SPT_VTEST) .cache/opencv-doc/$(VTEST) /$(VTEST)) $(BENCH)/data/demo.mp4)
 
-# What OpenVINO computes in on this processor: fp32, and bf16 where it has that. Asked when a recipe is about to run.
+# What OpenVINO computes in on this processor: fp32, and bf16 and fp16 where it has them. Asked when a recipe is about to run.
 PRECISIONS = $(shell $(BIN)/python -c 'from spt_deploy.runtimes.openvino_runner import precisions_here; print(*precisions_here(), sep=",")')
 
 .PHONY: help setup demo test check bench bench-page endurance gpu-check clean
@@ -33,8 +33,8 @@ setup: $(STAMP)
 
 # Installs anew whenever what is to be installed has changed.
 $(STAMP): pyproject.toml constraints.txt tools/ensure_cv2.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	    echo 'error: $(PYTHON) is missing or older than 3.10; install one, or name one: make setup PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { \
+	    echo 'error: $(PYTHON) is missing or not Python 3.10 to 3.14 (for newer ones there is no torch 2.13); install one, or name one: make setup PYTHON=python3.12' >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo 'error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv' >&2; exit 1; }
 	$(BIN)/pip install -c constraints.txt torch
