@@ -54,7 +54,9 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
 precision_option = click.option(
-    "--precision", type=click.Choice(["fp32", "bf16"]), help="What openvino computes in.  [default: the file's own]"
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="What openvino computes in; doctor says which this processor has.  [default: the file's own]",
 )
 precisions_option = click.option(
     "--precision", default="", help="What openvino computes in; fp32,bf16 runs both.  [default: the file's own]"

@@ -95,7 +95,7 @@ def validate(
         format: of ``labels``; None looks at the folder.
         runtimes: only these of the runtimes that take an ONNX file; empty takes all that are installed.
         device: of torch and ONNX Runtime.
-        precisions: ``fp32`` and ``bf16``, of which openvino runs each; empty takes each artefact's own.
+        precisions: ``fp32``, ``bf16`` and ``fp16``, of which openvino runs each; empty takes each artefact's own.
         max_images: of ``data``, evenly spread.
         batch: images of ``data`` a batch.
         threshold: of the score, in (0, 1), that all of them run at; files must take it as an input. None is the
@@ -124,14 +124,15 @@ def validate(
         if not runners:
             raise RuntimeMissingError(f"no runtime that takes {paths[0]} is installed here; pip install openvino")
         check_precisions(precisions, runners)
-        for runner in runners:
-            stack.enter_context(runner)
+        # Whatever can be refused is, before anything is compiled.
         if len(runners) < 2 and labels is None:
             raise UsageError(
                 f"{runners[0].path} alone in {runners[0].runtime} has nothing to be compared with; {_remedies(paths)}"
             )
         reference, candidates = runners[0], runners[1:]
-        for candidate in candidates:  # all before the first comparison, which takes a while
+        if candidates:
+            import polygraphy.comparator  # noqa: F401
+        for candidate in candidates:
             named = _named(reference, candidate, paths)
             check_same_model(reference.facts, candidate.facts, label_of(candidate), named)
             check_same_threshold(reference.facts, candidate.facts, label_of(candidate), named)
@@ -139,6 +140,8 @@ def validate(
             from spt_deploy.workflows.task_metric import compare_metrics, read_labelled
 
             labelled = read_labelled(labels, format, reference.facts.model)
+        for runner in runners:
+            stack.enter_context(runner)
         preprocessing = reference.facts.preprocessing
         pairs = []
         for candidate in candidates:

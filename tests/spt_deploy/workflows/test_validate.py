@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spt_deploy.digest import sha256_of
 from spt_deploy.errors import ArtefactError, InputError, RuntimeMissingError, SourceError, UsageError
 from spt_deploy.facts import METADATA_KEY
 from spt_deploy.runtimes import open_runner
+from spt_deploy.runtimes.base import Runner
 from spt_deploy.runtimes.onnx_file import read_facts
 from spt_deploy.workflows.validate import validate
 from spt_export.precision import to_mixed_precision
@@ -30,6 +32,18 @@ def test_a_folder_without_images_is_said_before_any_artefact_is_opened(tmp_path:
         validate(artefacts, data=tmp_path / "street.mp4")
     with pytest.raises(SourceError, match="has no images"):
         validate(artefacts, data=tmp_path)
+
+
+def test_nothing_is_opened_where_something_can_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_exported(tmp_path, SIZE)
+    monkeypatch.setattr(Runner, "__enter__", lambda self: pytest.fail(f"{self.name} was opened"))
+    with pytest.raises(UsageError, match="has nothing to be compared with"):
+        validate([made.onnx], runtimes=["onnxruntime"])
+    with pytest.raises(InputError, match="nowhere"):
+        validate([made.checkpoint, made.onnx], labels=tmp_path / "nowhere")
+    monkeypatch.setitem(sys.modules, "polygraphy", None)
+    with pytest.raises(ModuleNotFoundError, match="polygraphy"):
+        validate([made.checkpoint, made.onnx])
 
 
 def test_a_file_of_another_packing_is_held_against_the_file_that_the_checkpoint_runs_as(tmp_path: Path) -> None:
