@@ -6,8 +6,10 @@
                                                   obj.names and obj_train_data/, a data.yaml without val:
     *.xml beside *.jpg, or Annotations/           Pascal VOC XML: labelImg's, Roboflow's, CVAT's without lists
     *.json beside *.jpg                           labelme's, AnyLabeling's
+    annotations.xml, images/                      CVAT's own
 
-What is found here `rewrite_splits.py` writes as both splits of the same format; labelme's becomes COCO JSON.
+What is found here `rewrite_splits.py` writes as both splits of the same format; labelme's and CVAT's own become COCO
+JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from spt_deploy.datasets import (
     bdd_json,
     coco_json,
     image_folder,
+    unsplit_cvat,
     unsplit_labelme,
     unsplit_yolo,
     voc_layout,
@@ -44,7 +47,7 @@ from spt_deploy.wording import counted
 
 LOOKS_FOR = (
     "one COCO JSON file, YOLO labels with classes.txt, obj.names or a data.yaml, VOC's XML files, labelme's JSON "
-    "files, or CLASS/ folders with images"
+    "files, CVAT's annotations.xml, or CLASS/ folders with images"
 )
 
 _IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -266,5 +269,6 @@ _FINDERS: dict[str, Callable[[Path, float], Unsplit | None]] = {
     yolo.NAME: unsplit_yolo.find,
     voc_xml.NAME: _voc,
     unsplit_labelme.NAME: unsplit_labelme.find,
+    unsplit_cvat.NAME: unsplit_cvat.find,
     image_folder.NAME: _classes,
 }

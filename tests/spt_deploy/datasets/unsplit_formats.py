@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from tests.spt_deploy.datasets.data_formats import (
     HEIGHT,
@@ -133,6 +135,45 @@ def write_labelme(folder: Path, pictures: list[Picture]) -> None:
             "imageWidth": WIDTH,
         }
         (folder / f"{picture.name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_cvat(folder: Path, pictures: list[Picture]) -> None:
+    """In every picture another of the shapes that CVAT has for the same thing."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    size = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    ElementTree.SubElement(size, "size").text = str(len(pictures))
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"images/{picture.name}.png"), picture.draw())
+        fields = {"id": str(number), "name": f"{picture.name}.png", "subset": "default"}
+        image = ElementTree.SubElement(root, "image", fields | {"width": str(WIDTH), "height": str(HEIGHT)})
+        for group, thing in enumerate(picture.things, start=1):
+            for tag, values in cvat_shapes(thing, number % 3):
+                shared = {"label": thing.name, "group_id": str(group), "occluded": "0", "z_order": "0"}
+                shape = ElementTree.SubElement(image, tag, shared | values)
+                crowd = ElementTree.SubElement(shape, "attribute", name="is_crowd")
+                crowd.text = "true" if thing.crowd else "false"
+    ElementTree.ElementTree(root).write(folder / "annotations.xml", encoding="utf-8", xml_declaration=True)
+
+
+def cvat_shapes(thing: Thing, kind: int) -> list[tuple[str, dict[str, str]]]:
+    """A thing as polygon, as box or polygons of one group, or as a mask."""
+    x0, y0, x1, y1 = thing.box
+    if kind == 0:
+        polygon = thing.polygon()
+        return [("polygon", {"points": ";".join(f"{x},{y}" for x, y in zip(polygon[::2], polygon[1::2], strict=True))})]
+    if kind == 2:
+        inside = thing.mask()[y0:y1, x0:x1].flatten().astype(int)
+        edges = np.flatnonzero(np.diff(inside, prepend=0)).tolist()
+        runs = np.diff([0, *edges, inside.size]).tolist()
+        place = {"left": str(x0), "top": str(y0), "width": str(x1 - x0), "height": str(y1 - y0)}
+        return [("mask", {"rle": ", ".join(map(str, runs)), **place})]
+    if not thing.is_l:
+        return [("box", {"xtl": f"{x0:.2f}", "ytl": f"{y0:.2f}", "xbr": f"{x1:.2f}", "ybr": f"{y1:.2f}"})]
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    parts = [(x0, y0, x, y1), (x, y, x1, y1)]
+    return [("polygon", {"points": f"{a},{b};{c},{b};{c},{f};{a},{f}"}) for a, b, c, f in parts]
 
 
 def labelme_shapes(thing: Thing, kind: int, group: int) -> list[dict[str, object]]:

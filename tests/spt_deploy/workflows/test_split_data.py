@@ -26,6 +26,7 @@ from tests.spt_deploy.datasets.unsplit_formats import (
     write_coco_of_label_studio,
     write_coco_of_roboflow,
     write_coco_without_val,
+    write_cvat,
     write_labelme,
     write_voc_of_cvat,
     write_voc_of_kaggle,
@@ -55,6 +56,7 @@ DATA: list[tuple[Writer, str, bool]] = [
     (write_voc_of_kaggle, "voc", False),
     (write_voc_of_labelimg, "voc", False),
     (write_labelme, "coco", True),
+    (write_cvat, "coco", True),
 ]
 IDS = [write.__name__.removeprefix("write_") for write, _, _ in DATA]
 
