@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spt_deploy.workflows.split_data import SplitData
 
 FORMAT_NAMES = ("coco", "yolo", "voc", "bdd", "folder")
-UNSPLIT_NAMES = ("coco", "yolo", "voc", "labelme", "cvat", "folder")  # BDD is always split, labelme and CVAT's XML never
+UNSPLIT_NAMES = ("coco", "yolo", "voc", "labelme", "cvat", "folder")  # BDD is always split, the fourth and fifth never
 
 format_option = click.option(
     "--format", type=click.Choice(FORMAT_NAMES), help="Format of SRC.  [default: by looking at the folder]"
@@ -56,7 +56,8 @@ def split(
     """Split SRC, as an annotation tool exported it, into train and val, in the folder OUT.
 
     SRC is a folder of CLASS/ folders, of YOLO labels, of VOC's XML files, or of labelme's JSON files or with CVAT's
-    annotations.xml (OUT is COCO JSON then), or a COCO JSON file. Images become hard links, or copies where those cannot be.
+    annotations.xml (OUT is COCO JSON then), or a COCO JSON file. Images become hard links, or copies where those cannot
+    be.
     """
     from spt_deploy.training.report import Reports
     from spt_deploy.workflows.split_data import make_splits
