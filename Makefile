@@ -12,7 +12,7 @@ BENCH  := build/bench# not under runs/: a model with random weights must not be 
 VTEST  := usr/share/doc/opencv-doc/examples/data/vtest.avi
 VIDEO  := $(firstword $(wildcard $(SPT_VTEST) .cache/opencv-doc/$(VTEST) /$(VTEST)) $(BENCH)/data/demo.mp4)
 
-# What OpenVINO computes in on this processor: fp32, and bf16 and fp16 where it has them. Asked when a recipe is about to run.
+# What OpenVINO computes in on this processor: fp32, and bf16 where it has that. Asked when a recipe is about to run.
 PRECISIONS = $(shell $(BIN)/python -c 'from spt_deploy.runtimes.openvino_runner import precisions_here; print(*precisions_here(), sep=",")')
 
 .PHONY: help setup demo test check bench bench-page endurance gpu-check clean

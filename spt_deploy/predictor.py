@@ -47,7 +47,7 @@ class Predictor:
             open.
         runtime: ``auto``, or one that takes the model; see `runtimes.open_runner`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16`` or ``fp16``, which openvino computes in; None is the model's own.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the model's own.
         batch: images that the model gets at once, no more than an engine takes.
         conf: least score of a detection or of a multilabel class, in [0, 1].
         iou: boxes of one class that overlap more than this are one object, in [0, 1].

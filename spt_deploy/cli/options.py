@@ -54,12 +54,10 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
 precision_option = click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="What openvino computes in; doctor says which this processor has.  [default: the file's own]",
+    "--precision", type=click.Choice(["fp32", "bf16"]), help="What openvino computes in.  [default: the file's own]"
 )
 precisions_option = click.option(
-    "--precision", default="", help="What openvino computes in, of fp32,bf16,fp16.  [default: the file's own]"
+    "--precision", default="", help="What openvino computes in; fp32,bf16 runs both.  [default: the file's own]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 

@@ -33,7 +33,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "bf16": Tolerance(absolute=5e-2, relative=5e-2, pixels=2.0, score=2e-1),
     "int8": _INT8,
     "int8+bf16": _INT8,
-    "int8+fp16": _INT8,
 }
 MAX_DROP = 0.01  # of a metric in [0, 1], that an int8 file may lose: what the field takes for well quantised
 

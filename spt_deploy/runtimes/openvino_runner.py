@@ -29,8 +29,7 @@ from spt_deploy.runtimes.openvino_batches import ByBatch
 from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
-PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # and what OpenVINO calls them
-_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
 _REVISION = 2  # of what `compile_model` makes of a file; one that was compiled by another is compiled again
 
 
@@ -50,18 +49,18 @@ def openvino_core() -> Any:
 
 
 def precisions_here() -> tuple[str, ...]:
-    """The precisions that OpenVINO computes in on this processor, ``fp32`` first."""
-    found = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(name for name in PRECISIONS if name == "fp32" or name.upper() in found)
+    """The precisions that OpenVINO computes in on this processor."""
+    has_bf16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in PRECISIONS if name != "bf16" or has_bf16)
 
 
 def options_for(precision: str | None = None, lanes: int = 1, cores: int | None = None) -> dict[str, object]:
     """OpenVINO's options for a precision and a number of models that run at the same time.
 
-    OpenVINO computes in 16 bits by default where the processor can, so float32 must be asked for.
+    OpenVINO computes in bfloat16 by default where the processor can, so float32 must be asked for.
 
     Args:
-        precision: ``fp32``, ``bf16`` or ``fp16``; None is ``fp32``.
+        precision: ``fp32`` or ``bf16``; None is ``fp32``.
         lanes: models that run at the same time, each on its share of the cores; 1 gives one all of them.
         cores: to use; all of them if None.
 
@@ -70,12 +69,10 @@ def options_for(precision: str | None = None, lanes: int = 1, cores: int | None 
         RuntimeMissingError: when this processor cannot compute in it.
     """
     if precision not in (None, *PRECISIONS):
-        raise UsageError(f"precision is {precision!r}; openvino computes in {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}; openvino computes in {' or '.join(PRECISIONS)}")
     options: dict[str, object] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision or "fp32"]}
-    if precision in _NAMES and precision not in (here := precisions_here()):
-        raise RuntimeMissingError(
-            f"this processor does not compute in {_NAMES[precision]}; use --precision {' or '.join(here)}"
-        )
+    if precision == "bf16" and precision not in precisions_here():
+        raise RuntimeMissingError("this processor does not compute in bfloat16; use --precision fp32")
     if lanes > 1:
         # Each lane has a model of its own (openvino_batches.py). Pinned, all of them would be to the same cores.
         cores = max(1, (cores or usable_cores()) // lanes)
@@ -93,7 +90,7 @@ def with_requests(options: dict[str, object], together: int) -> dict[str, object
 def images_a_core_computes_fast(facts: ModelFacts, precision: str | None) -> int:
     """How many of a model's images: more of them no longer fit a core's cache together (docs/cpu.md)."""
     height, width = facts.preprocessing.size
-    return max(1, _FAST_BYTES // (height * width * (2 if precision in _NAMES else 4)))
+    return max(1, _FAST_BYTES // (height * width * (2 if precision == "bf16" else 4)))
 
 
 def compile_model(
@@ -142,22 +139,21 @@ def _forget_inner_names(model: Any) -> None:
 def _shown(of_file: str, asked: str | None) -> str:
     """The precision that a runner has."""
     if of_file == "int8":
-        return f"int8+{asked}" if asked in _NAMES else "int8"
+        return "int8+bf16" if asked == "bf16" else "int8"
     return asked or of_file
 
 
 class OpenVinoRunner(Runner):
-    """Runs an exported ONNX file with OpenVINO on the CPU, in float32, bfloat16 or float16.
+    """Runs an exported ONNX file with OpenVINO on the CPU, in float32 or bfloat16.
 
     The weights of a 16-bit file have 16 bits all the same. An int8 file's layers compute in integers, and the rest of
-    it in this precision: it is called ``int8``, ``int8+bf16`` or ``int8+fp16``. What was compiled is kept for the next
-    time.
+    it in this precision: it is called ``int8``, or ``int8+bf16``. What was compiled is kept for the next time.
 
     Args:
         path: of the file.
         device: ``auto`` or ``cpu``.
         threshold: see ``Runner``.
-        precision: ``fp32``, ``bf16`` or ``fp16``; None is the file's own.
+        precision: ``fp32`` or ``bf16``; None is the file's own.
         lanes: see ``Runner``.
         keep: whether what was compiled is read from and kept in the cache; not of a file that will be gone.
 

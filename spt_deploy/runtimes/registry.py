@@ -136,7 +136,7 @@ def open_runner(
         device: ``auto``, ``cpu`` or ``cuda``; a device that is named is the one used, or an error.
         throughput: run several batches at the same time, each on its share of the cores: more images a second, and
             each later. Where a runtime has that, ``Runner.lanes`` says how many.
-        precision: ``fp32``, ``bf16`` or ``fp16``, which openvino computes in; None is the artefact's own.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         threshold: of the score, in (0, 1), in place of the model's own; see `Runner.check_threshold`.
 
     Raises:

@@ -102,7 +102,7 @@ def bench(
         artefacts: checkpoints, ONNX files and engines, of any models; none takes the newest artefact.
         runtimes: only these; empty takes every installed runtime that takes the artefact.
         device: of the runtimes that have a choice.
-        precisions: ``fp32``, ``bf16`` and ``fp16``, of which openvino runs each; empty takes each artefact's own.
+        precisions: ``fp32`` and ``bf16``, of which openvino runs each; empty takes each artefact's own.
         batches: images a run; each is a comparison of its own.
         ratios: shares of kept tokens in (0, 1] to force on models with SPA blocks; empty leaves them their own
             selection, which on random images says little about real ones.

@@ -152,7 +152,7 @@ def infer(
             open, for the next run.
         runtime: see `runtimes.open_runner`; so ``device``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32``, ``bf16`` or ``fp16``, which openvino computes in; None is the artefact's own.
+        precision: ``fp32`` or ``bf16``, which openvino computes in; None is the artefact's own.
         batch: images that the model gets at once, no more than an engine takes; the last batch is what is left.
         out: folder for the results, where files of the same names are replaced, and what else an earlier run left is
             removed, but for annotated images, unless it is resumed; ``runs/infer/NAME``, or ``NAME-2`` ..., if None.

@@ -95,7 +95,7 @@ def validate(
         format: of ``labels``; None looks at the folder.
         runtimes: only these of the runtimes that take an ONNX file; empty takes all that are installed.
         device: of torch and ONNX Runtime.
-        precisions: ``fp32``, ``bf16`` and ``fp16``, of which openvino runs each; empty takes each artefact's own.
+        precisions: ``fp32`` and ``bf16``, of which openvino runs each; empty takes each artefact's own.
         max_images: of ``data``, evenly spread.
         batch: images of ``data`` a batch.
         threshold: of the score, in (0, 1), that all of them run at; files must take it as an input. None is the
