@@ -93,7 +93,10 @@ def read_data(
     try:
         return _read(folder, task, format, max_broken)
     except InputError as error:
-        whole = _unsplit(folder)
+        try:
+            whole = _unsplit(folder)
+        except InputError as nearer:
+            raise (nearer if isinstance(error, _NoFormatError) else error) from None
         if whole is None:
             raise
         if isinstance(error, _NoFormatError):
@@ -160,7 +163,12 @@ def find_format(folder: Path, format: str | None = None, task: Task | None = Non
 
 
 def _unsplit(folder: Path) -> Unsplit | None:
-    with suppress(SptError, OSError):  # another error is the one to read
+    """What `data split` would find.
+
+    Raises:
+        InputError: when it would refuse what it finds.
+    """
+    with suppress(UsageError, OSError):  # another error is the one to read
         if folder.is_dir() and _near(folder) is None:  # not one split of a data set that has both
             return find_unsplit(folder)
     return None

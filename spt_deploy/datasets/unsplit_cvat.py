@@ -136,7 +136,7 @@ def find(source: Path, max_broken: float) -> Unsplit | None:
     if contents.others and not contents.lists.has_objects:
         raise InputError(
             f"{files[0]} has tags, lines or points alone, no box or outline; for classes of whole images export "
-            "ImageNet 1.0 from CVAT, CLASS/ folders, which this command splits"
+            "ImageNet 1.0 from CVAT, CLASS/ folders, for `data split`"
         )
     others = counted(contents.others, "tag, line, point, skeleton or cuboid", "tags, lines, points and the like")
     return whole(

@@ -203,3 +203,5 @@ def test_train_names_the_command_and_both_splits_are_no_heap(tmp_path: Path) -> 
     write_xml(tmp_path / "both/annotations.xml", *images)
     with pytest.raises(InputError, match="is split already, into Train and Validation, and CVAT's XML is read as"):
         find_unsplit(tmp_path / "both")
+    with pytest.raises(InputError, match="is split already, into"):  # and no list of all formats
+        read_data(tmp_path / "both")

@@ -139,3 +139,5 @@ def test_train_names_the_command_and_both_splits_are_no_heap(tmp_path: Path) -> 
         write_labelme(tmp_path / "both" / split, pictures)
     with pytest.raises(InputError, match=r"is split already, into train/ and val/, and labelme's JSON is read as a"):
         find_unsplit(tmp_path / "both")
+    with pytest.raises(InputError, match="is split already, into"):  # and no list of all formats
+        read_data(tmp_path / "both")
