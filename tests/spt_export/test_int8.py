@@ -78,8 +78,12 @@ def test_weights_are_integers_within_half_a_step_of_their_channel(model: ModelPr
         dequantize = made[nodes[name].input[1]]
         integers, scales = (found[value] for value in dequantize.input[:2])
         expected = weights[originals[name].input[1]]
-        axis = dequantize.attribute[0].i
-        steps = np.expand_dims(scales, tuple(i for i in range(expected.ndim) if i != axis))
+        layer, axis = originals[name], dequantize.attribute[0].i
+        is_transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+        assert axis == (0 if layer.op_type == "Conv" or is_transposed else 1), "no scale for each output channel"
+        others = tuple(i for i in range(expected.ndim) if i != axis)
+        steps = np.expand_dims(scales, others)
+        assert (np.abs(integers.astype(int)).max(others) == 127).all(), "coarser than need be"
         assert integers.dtype == np.int8
         assert integers.min() >= -127
         assert (np.abs(integers * steps - expected) <= 0.501 * steps).all()
