@@ -14,6 +14,7 @@ import numpy as np
 from spt_deploy.datasets.dataset import Broken, DataSet
 from spt_deploy.datasets.objects import Objects, Outline, cut_box
 from spt_deploy.errors import InputError
+from spt_deploy.wording import counted
 
 
 class AnnotationError(Exception):
@@ -196,7 +197,7 @@ def numbers(values: Any, count: int, what: str) -> tuple[float, ...]:
                 return found
         except (TypeError, ValueError, OverflowError):
             pass
-    raise AnnotationError(f"the {what} {values!r}; expected {count} numbers")
+    raise AnnotationError(f"the {what} {values!r}; expected {counted(count, 'number')}")
 
 
 def first_file(folders: Sequence[Path], name: str) -> Path | None:

@@ -17,14 +17,29 @@ import numpy.typing as npt
 
 from spt_deploy.datasets import coco_json
 from spt_deploy.datasets.annotations import AnnotationError, LeftOut
-from spt_deploy.datasets.heap import Item, Unsplit, images_below, new_names
-from spt_deploy.datasets.outlines import counts_of
+from spt_deploy.datasets.heap import Item, NothingToLearnError, Unsplit, images_below, new_names
+from spt_deploy.datasets.objects import Mask
+from spt_deploy.datasets.outlines import Polygons, counts_of
 from spt_deploy.wording import counted
 
 Ring = npt.NDArray[np.float64]  # N x 2, x and y of each corner
-Mask = npt.NDArray[np.uint8]  # H x W of the image, 1 where the object is
 
-_CORNERS = 36  # of an ellipse: its box is exact, its area to half a per cent
+_CORNERS = 36  # of an ellipse: its area is exact to half a per cent; so is its box, unless it is turned
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A part of an image.
+
+    Attributes:
+        set: h x w, whether the object covers the pixel.
+        x: column of its first pixel in the image; it may lie outside.
+        y: row of it.
+    """
+
+    set: npt.NDArray[np.bool_]
+    x: int
+    y: int
 
 
 @dataclass
@@ -82,14 +97,22 @@ def whole(
         title: of what it is.
         unnamed: what is said of images in ``folder`` that are not in ``images``.
         notes: other sentences that a user should read.
+
+    Raises:
+        NothingToLearnError: when no image has an object.
     """
+    if not lists.has_objects:
+        lost = f"; {left_out.broken[-1].reason}" if left_out.broken else ""
+        raise NothingToLearnError(
+            f"{left_out.file} is {title} of {counted(len(images), 'image')} without a box or outline{lost}; draw some"
+        )
     others = len({Path(os.path.normpath(image)) for image in images_below(folder)} - set(images))
     said = [f"{counted(others, 'image')} {unnamed}: left out"] if others else []
     return Unsplit(
         coco_json.NAME,
         found.relative_to(folder).as_posix(),
         folder,
-        tuple(Item(image, name) for image, name in zip(images, new_names(images), strict=True)),
+        tuple(Item(image, name) for image, name in zip(images, new_names(images, by_stem=False), strict=True)),
         title=title,
         content=lists.content(),
         ids=tuple(range(1, len(images) + 1)),
@@ -99,13 +122,19 @@ def whole(
 
 
 def annotation(
-    rings: Sequence[Ring], mask: Mask | None = None, *, is_box: bool = False, is_crowd: bool = False
+    rings: Sequence[Ring],
+    pictures: Sequence[Picture] = (),
+    *,
+    size: tuple[int, int],
+    is_box: bool = False,
+    is_crowd: bool = False,
 ) -> dict[str, Any]:
     """Box, outline and area of an object, as COCO has them.
 
     Args:
         rings: what lies in any of them is the object.
-        mask: what is set there is the object, too; the rings are drawn onto it.
+        pictures: what is set there is the object, too; with one of these the rings become pixels.
+        size: (height, width) of the image.
         is_box: whether the one ring is a box, and no outline.
         is_crowd: whether the object is not to be learnt or found.
 
@@ -113,17 +142,40 @@ def annotation(
         AnnotationError: when no pixel is set.
     """
     rest = {"iscrowd": int(is_crowd)}
-    if mask is not None:
-        for ring in rings:
-            cv2.fillPoly(mask, [np.round(ring).astype(np.int32)], 1)
-        if not mask.any():
-            raise AnnotationError("a mask without a pixel in its image")
-        x, y, width, height = cv2.boundingRect(mask)
-        runs = {"size": list(mask.shape), "counts": counts_of(mask)}
-        return rest | {"bbox": [x, y, width, height], "area": int(mask.sum()), "segmentation": runs}
+    if pictures:
+        return rest | _drawn(rings, pictures, size)
     low, high = np.min([ring.min(0) for ring in rings], 0), np.max([ring.max(0) for ring in rings], 0)
     box = {"bbox": [*low.tolist(), *(high - low).tolist()]}
     return rest | box | ({} if is_box else {"segmentation": [ring.flatten().tolist() for ring in rings]})
+
+
+def _drawn(rings: Sequence[Ring], pictures: Sequence[Picture], size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    lows = [*(picture.x for picture in pictures), *(int(ring[:, 0].min()) for ring in rings)]
+    highs = [*(each.x + each.set.shape[1] for each in pictures), *(int(ring[:, 0].max()) + 1 for ring in rings)]
+    left, right = min(max(0, min(lows)), width), min(max(0, *highs), width)
+    columns: Mask = np.zeros((height, max(0, right - left)), np.uint8)  # those that it lies in: images are large
+    for picture in pictures:
+        _set_pixels(picture, left, columns)
+    Polygons(tuple((ring - (left, 0)).astype(np.float32) for ring in rings)).draw(columns)
+    if not columns.any():
+        raise AnnotationError("a mask without a pixel in its image")
+    x, y, box_width, box_height = cv2.boundingRect(columns)
+    counts = counts_of(columns, before=left * height, after=(width - right) * height)
+    return {
+        "bbox": [left + x, y, box_width, box_height],
+        "area": int(columns.sum()),
+        "segmentation": {"size": [height, width], "counts": counts},
+    }
+
+
+def _set_pixels(picture: Picture, left: int, onto: Mask) -> None:
+    """Set the pixels of ``onto``, whose first column is ``left``; the picture may reach over the edge."""
+    height, width = onto.shape
+    x, y = picture.x - left, picture.y
+    inside = picture.set[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
+    top, left = max(0, y), max(0, x)
+    onto[top : top + inside.shape[0], left : left + inside.shape[1]] |= inside.astype(np.uint8)
 
 
 def box_ring(x0: float, y0: float, x1: float, y1: float) -> Ring:
@@ -144,11 +196,3 @@ def turned(ring: Ring, degrees: float) -> Ring:
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     corners: Ring = (ring - middle) @ np.array([(cos, sin), (-sin, cos)]) + middle
     return corners
-
-
-def set_pixels(picture: npt.NDArray[np.bool_], x: int, y: int, onto: Mask) -> None:
-    """Set the pixels of ``onto`` that ``picture`` covers, whose corner is at x, y; it may reach over the edge."""
-    height, width = onto.shape
-    inside = picture[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
-    top, left = max(0, y), max(0, x)
-    onto[top : top + inside.shape[0], left : left + inside.shape[1]] |= inside.astype(np.uint8)

@@ -192,9 +192,10 @@ def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], l
                 raise AnnotationError(f"the image_id {annotation['image_id']}, which no image has")
         except _NO_OBJECT as error:
             image_id = id_of(annotation.get("image_id")) if isinstance(annotation, dict) else None
-            name = images[image_id][0].name if image_id in images else f"image {image_id}"
+            path = images[image_id][0] if image_id in images else None
+            name = f"image {image_id}" if path is None else path.name
             what = error if isinstance(error, AnnotationError) else f"not the fields of an object ({error!r})"
-            left_out.add(name, file.path, f"{file.path}: annotation {number} of {name} has {what}")
+            left_out.add(str(path or name), file.path, f"{file.path}: annotation {number} of {name} has {what}")
     for image_id, (path, size) in images.items():
         gathered = objects[image_id]
         yield Record(path, labels=gathered.classes(), objects=gathered.objects(), image_id=image_id, size=size)

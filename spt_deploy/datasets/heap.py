@@ -22,6 +22,10 @@ _TRAIN = re.compile(r"(?<![a-z])train(ing)?(set)?(?![a-z])")
 _VAL = re.compile(r"(?<![a-z])(val(id(ation)?)?|test(ing)?)(set)?(?![a-z])")
 
 
+class NothingToLearnError(InputError):
+    """What a tool's files hold is no object in an image; other files beside them may be what a folder is of."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image.
@@ -100,18 +104,25 @@ def split_folders(names: Iterable[Path]) -> tuple[str, str] | None:
     return (min(train), min(val)) if train and val else None
 
 
-def new_names(images: Sequence[Path], without: str = "") -> list[Path]:
+def new_names(images: Sequence[Path], without: str = "", *, by_stem: bool = True) -> list[Path]:
     """The path of each below the folder that holds them all; no folder on the way is called ``without``.
+
+    Args:
+        images: relative paths, absolute ones, or both.
+        without: see above.
+        by_stem: whether images have files of the same name, but for the suffix, that say what they hold.
 
     Raises:
         InputError: when two have one name.
     """
-    top = os.path.commonpath([image.parent for image in images]) if images else ""
-    inside = [Path(os.path.relpath(image, top)) for image in images]
+    paths = [str(image.absolute()) for image in images]
+    top = os.path.commonpath(list(map(os.path.dirname, paths))) if paths else ""
+    inside = [Path(path).relative_to(top) for path in paths]
     names = [Path(*(part for part in path.parts if part != without)) for path in inside]
     seen: dict[Path, Path] = {}
     for image, name in zip(images, names, strict=True):
-        other = seen.setdefault(name.with_suffix(""), image)
+        key = name.with_suffix("") if by_stem else name
+        other = seen.setdefault(key, image)
         if other is not image:
-            raise InputError(f"{other} and {image} would both be {name.with_suffix('')}; rename one of them")
+            raise InputError(f"{other} and {image} would both be {key}; rename one of them")
     return names

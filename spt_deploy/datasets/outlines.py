@@ -107,12 +107,12 @@ def _text_to_counts(text: str) -> npt.NDArray[np.int64]:
     return np.array(counts, dtype=np.int64)
 
 
-def counts_of(mask: Mask) -> list[int]:
-    """The lengths that `RunLength` draws ``mask`` from."""
+def counts_of(mask: Mask, *, before: int = 0, after: int = 0) -> list[int]:
+    """The lengths that `RunLength` draws ``mask`` from, with so many pixels of 0 before it and after it."""
     flat = mask.flatten(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return ([0] if flat.size and flat[0] else []) + [int(n) for n in lengths]
+    places = np.flatnonzero(np.diff(flat, prepend=0, append=0))  # where a run of 1 begins, where it ends, and so on
+    lengths = np.diff(np.concatenate([[-before], places, [flat.size + after]]))
+    return [int(n) for n in (lengths if lengths[-1] else lengths[:-1])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,18 @@ from spt_deploy.datasets import (
     voc_xml,
     yolo,
 )
-from spt_deploy.datasets.annotations import LeftOut, SplitFile, first_file
+from spt_deploy.datasets.annotations import LeftOut, SplitFile
 from spt_deploy.datasets.heap import (
     SHAPES,
     Item,
+    NothingToLearnError,
     Unsplit,
     images_below,
     new_names,
     split_folders,
     visible_folders,
 )
+from spt_deploy.datasets.locate import Named, locate
 from spt_deploy.datasets.yolo_layout import layout_file
 from spt_deploy.errors import InputError, UsageError, no_folder
 from spt_deploy.images import MAX_BROKEN, is_image_name
@@ -82,12 +85,24 @@ def find_unsplit(source: Path, format: str | None = None, max_broken: float = MA
         return None
     if format is not None:
         return _FINDERS[format](source, max_broken)
-    annotated = [name for name in _FINDERS if name != image_folder.NAME]
-    found = {name: each for name in annotated if (each := _FINDERS[name](source, max_broken))}
+    found: dict[str, Unsplit] = {}
+    useless: list[NothingToLearnError] = []
+    for name in [name for name in _FINDERS if name != image_folder.NAME]:
+        try:
+            each = _FINDERS[name](source, max_broken)
+        except NothingToLearnError as error:
+            useless.append(error)
+            continue
+        if each is not None:
+            found[name] = each
     if len(found) > 1:
         several = ", ".join(f"{name} ({each.found})" for name, each in found.items())
         raise UsageError(f"{source} could be {several}; say which with --format")
     whole = next(iter(found.values())) if found else _classes(source, max_broken)
+    if useless:
+        if whole is None:
+            raise useless[0]
+        return replace(whole, notes=(*(f"not read: {error}" for error in useless), *whole.notes))
     inner = visible_folders(source) if whole is None and source.is_dir() else []
     return find_unsplit(inner[0], format, max_broken) if len(inner) == 1 else whole  # as ZIP files are unpacked
 
@@ -118,43 +133,43 @@ def _coco(source: Path, max_broken: float) -> Unsplit | None:
     left_out = LeftOut(file, max_broken)
     images: dict[int, Path] = {}
     seen: set[Path] = set()
-    for number, (path, _) in coco_json.images_of(SplitFile(file, folders), _located(content, folders, top), left_out):
+    usable, notes = _located(file, content, folders, top, left_out)
+    for number, (path, _) in coco_json.images_of(SplitFile(file, folders), usable, left_out):
         if path in seen:  # of which one entry could come to train and one to val
-            left_out.add(path.name, file, f"{file}: image {path.name} is listed twice; the first entry was taken")
+            left_out.add(str(path), file, f"{file}: image {path.name} is listed twice; the first entry was taken")
         else:
             images[number] = path
             seen.add(path)
     left_out.check(len(content["images"]), len(images))
     ids = tuple(sorted(images, key=lambda number: images[number]))
     paths = [images[number] for number in ids]
-    items = tuple(Item(path, name) for path, name in zip(paths, new_names(paths), strict=True))
+    items = tuple(Item(path, name) for path, name in zip(paths, new_names(paths, by_stem=False), strict=True))
     found = str(file.relative_to(source)) if source.is_dir() else "a file with images, annotations and categories"
     others = len(images_below(source)) - len(items) if source.is_dir() else 0
-    notes = (f"{counted(others, 'image')} that {file.name} does not name: left out",) if others > 0 else ()
+    if others > 0:
+        notes.append(f"{counted(others, 'image')} that {file.name} does not name: left out")
     broken = tuple(left_out.broken)
-    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, notes=notes, broken=broken)
+    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, notes=tuple(notes), broken=broken)
 
 
-def _located(content: dict[str, Any], folders: Sequence[Path], top: Path) -> dict[str, Any]:
-    """``content``, in which an image that is in none of ``folders`` has its path, if ``top`` has one of its name.
+def _located(
+    file: Path, content: dict[str, Any], folders: tuple[Path, ...], top: Path, left_out: LeftOut
+) -> tuple[dict[str, Any], list[str]]:
+    """``content`` with the path of every image, without those that have none, and what a user should read.
 
     FiftyOne's images are in data/, Label Studio may name the path on its server, and CVAT's user may have had the
     images all the time.
     """
-    of_name: dict[str, list[Path]] | None = None
-    images = []
-    for entry in content["images"]:
-        name = str(entry.get("file_name")).replace("\\", "/") if isinstance(entry, dict) else ""
-        if name and first_file(folders, name) is None:
-            if of_name is None:
-                of_name = {}
-                for image in images_below(top):
-                    of_name.setdefault(image.name, []).append(image.absolute())
-            same = of_name.get(name.rsplit("/", 1)[-1], [])
-            same = [path for path in same if path.as_posix().endswith(f"/{name}")] or same
-            entry = {**entry, "file_name": str(same[0])} if len(same) == 1 else entry
-        images.append(entry)
-    return {**content, "images": images}
+    entries = [each for each in content["images"] if isinstance(each, dict) and each.get("file_name")]
+    named = [Named(file, str(entry["file_name"]).replace("\\", "/"), folders) for entry in entries]
+    located = locate(named, top)
+    images = [each for each in content["images"] if not isinstance(each, dict) or not each.get("file_name")]
+    for entry, image in zip(entries, located.images, strict=True):
+        if isinstance(image, Path):
+            images.append({**entry, "file_name": str(image.absolute())})
+        else:
+            left_out.add(entry["file_name"], file, f"{file}: {image}")
+    return {**content, "images": images}, list(located.notes)
 
 
 def _coco_files(folder: Path) -> list[Path]:

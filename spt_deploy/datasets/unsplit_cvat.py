@@ -10,9 +10,10 @@
     images/street/01.jpg, images/default/01.jpg, or anywhere below by its name
 
 Rotations are clockwise, in degrees, round the middle. A mask's runs of 0 and 1, 0 first, go row by row through its box.
-Outlines of one label and ``group_id`` are parts of one object, as in CVAT's own COCO export, and one whose attribute
-``is_crowd`` or ``difficult`` is set is not to be learnt or found. Lines, points, skeletons, cuboids and tags are no
-objects here. Of a video ("CVAT for video 1.1") the file names no images: it is refused.
+Outlines of one label and ``group_id`` are parts of one object, as in CVAT's own COCO export (which joins boxes, too; a
+box here is an object of its own), and one whose attribute ``is_crowd`` or ``difficult`` is set is not to be learnt or
+found. Lines, points, skeletons, cuboids and tags are no objects here. Of a video ("CVAT for video 1.1") the file names
+no images: it is refused.
 """
 
 from __future__ import annotations
@@ -26,21 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spt_deploy.datasets.annotations import AnnotationError, LeftOut, first_file, numbers
-from spt_deploy.datasets.as_coco import (
-    CocoLists,
-    Mask,
-    Ring,
-    annotation,
-    box_ring,
-    ellipse_ring,
-    set_pixels,
-    turned,
-    whole,
-)
-from spt_deploy.datasets.heap import Unsplit, images_below, split_folders
+from spt_deploy.datasets.annotations import AnnotationError, LeftOut, numbers
+from spt_deploy.datasets.as_coco import CocoLists, Picture, Ring, annotation, box_ring, ellipse_ring, turned, whole
+from spt_deploy.datasets.heap import NothingToLearnError, Unsplit, split_folders
+from spt_deploy.datasets.locate import Named, locate
 from spt_deploy.errors import InputError, SourceError
-from spt_deploy.images import IMAGE_SUFFIXES, read_size
+from spt_deploy.images import read_size
 from spt_deploy.wording import counted
 
 NAME = "cvat"
@@ -50,9 +42,9 @@ _START = re.compile(rb"<annotations[\s>]")
 _READ_FIRST = 4096  # bytes of a file, in which its root is
 _WITH_AREA = ("box", "polygon", "ellipse", "mask")
 _TRUE = ("true", "1")
-_SUFFIXES = tuple(case for suffix in sorted(IMAGE_SUFFIXES) for case in (suffix, suffix.upper()))
+_SHOWN = 40  # characters of a mask in a message
 _NOT_LEARNT = ("is_crowd", "difficult")  # attributes, as CVAT's exports to COCO and VOC take them
-_OTHERS = ("polyline", "points", "skeleton", "cuboid", "tag")
+_OTHERS = ("polyline", "points", "skeleton", "cuboid")
 
 _Element = ElementTree.Element
 
@@ -61,57 +53,46 @@ _Element = ElementTree.Element
 class _Contents:
     """What the files say."""
 
-    source: Path
     left_out: LeftOut
-    files: dict[Path, Path] = field(default_factory=dict)  # of each image
+    files: dict[Path, Named] = field(default_factory=dict)  # of each image
     lists: CocoLists = field(default_factory=CocoLists)
-    listed: int = 0
+    tags: int = 0
     others: int = 0
-    subsets: set[Path] = field(default_factory=set)
-    _of_name: dict[str, list[Path]] | None = None
 
-    def add(self, path: Path, element: _Element) -> None:
-        """Add an image that the file ``path`` lists."""
-        self.listed += 1
-        name, subset = element.get("name", "").replace("\\", "/"), element.get("subset", "")
-        self.subsets.add(Path(subset or path.stem, name))
-        image = self._image_of(path, name, subset)
-        if image is None:
-            self.left_out.add(name, path, f"{path}: there is no image {name!r}, or several")
+    def add(self, named: Named, image: Path | str, element: _Element) -> None:
+        """Add an image that a file lists."""
+        path, key = named.file, f"{named.file}: {named.folders[0] / named.name}"
+        if isinstance(image, str):
+            self.left_out.add(key, path, f"{path}: {image}")
             return
         if image in self.files:
-            self.left_out.add(name, path, f"{path}: image {name!r} is listed twice; the first entry was taken")
+            self.left_out.add(key, path, f"{path}: image {named.name!r} is listed twice; the first entry was taken")
             return
         try:
             size = _size_of(image, element)
         except SourceError as error:
-            self.left_out.add(name, path, str(error))
+            self.left_out.add(key, path, str(error))
             return
-        self.files[image] = path
+        self.files[image] = named
         number = self.lists.add_image(image.name, size)
+        self.tags += sum(each.tag == "tag" for each in element)
         self.others += sum(each.tag in _OTHERS for each in element)
         for label, shapes in _objects_of(element):
             try:
                 self.lists.add(number, label, _annotation(shapes, size))
-            except (AnnotationError, ValueError) as error:
-                self.left_out.add(name, path, f"{path}: {name!r}: a {shapes[0].tag} called {label!r} has {error}")
+            except AnnotationError as error:
+                reason = f"{path}: {named.name!r}: a {shapes[0].tag} called {label!r} has {error}"
+                self.left_out.add(key, path, reason)
 
-    def _image_of(self, path: Path, name: str, subset: str) -> Path | None:
-        """The file of an image: in the folders that CVAT writes, or the only one of its name; frames have no suffix."""
-        home = path.parent
-        folders = [home / "images" / subset, home / "images", home / subset, home]
-        suffixes = ("",) if Path(name).suffix.lower() in IMAGE_SUFFIXES else _SUFFIXES
-        for file in filter(None, (first_file(folders, f"{name}{suffix}") for suffix in suffixes if name)):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                return Path(os.path.normpath(file))
-        if self._of_name is None:
-            self._of_name = {}
-            for image in images_below(self.source):
-                self._of_name.setdefault(image.name, []).append(image)
-        last = name.rsplit("/", 1)[-1]
-        same = [image for suffix in suffixes for image in self._of_name.get(f"{last}{suffix}", [])]
-        same = [image for image in same if image.with_suffix("").as_posix().endswith(f"/{_bare(name)}")] or same
-        return Path(os.path.normpath(same[0])) if len(same) == 1 else None
+    def notes(self) -> list[str]:
+        """What of the files is no object."""
+        if self.tags + self.others == 1:
+            return ["1 tag, line, point, skeleton or cuboid, which is no box or outline: left out"]
+        if self.tags + self.others:
+            return [
+                f"{self.tags + self.others} tags, lines, points and the like, which are no boxes or outlines: left out"
+            ]
+        return []
 
 
 def find(source: Path, max_broken: float) -> Unsplit | None:
@@ -120,34 +101,53 @@ def find(source: Path, max_broken: float) -> Unsplit | None:
     files = [path for path in (sorted(source.rglob("*.xml")) if source.is_dir() else [source]) if _is_cvat(path)]
     if not files:
         return None
-    left_out = LeftOut(files[0] if len(files) == 1 else source, max_broken)
-    contents = _Contents(folder, left_out)
-    for path in files:
-        for element in _images_in(path):
-            contents.add(path, element)
-    images = list(contents.files)
-    splits = split_folders([*(Path(os.path.relpath(image, folder)) for image in images), *contents.subsets])
+    entries = [_named(path, element) for path in files for element in _images_in(path)]
+    if not entries:
+        raise NothingToLearnError(f"{files[0]} is {TITLE} and lists no image; export the task that has them")
+    located = locate([named for named, _ in entries], folder)
+    places = [Path(subset, named.name) if subset else Path(named.file.stem, "_") for named, subset in entries]
+    images = [Path(os.path.relpath(image, folder)) for image in located.images if isinstance(image, Path)]
+    splits = split_folders([*images, *places, *(Path(named.name) for named, _ in entries)])
     if splits is not None:
         raise InputError(
             f"{source} is split already, into {splits[0]} and {splits[1]}, and {TITLE} is read as a whole; export it "
             "from CVAT as COCO 1.0 or Ultralytics YOLO, which train reads with its splits"
         )
-    left_out.check(contents.listed, len(images))
-    if contents.others and not contents.lists.has_objects:
-        raise InputError(
-            f"{files[0]} has tags, lines or points alone, no box or outline; for classes of whole images export "
+    left_out = LeftOut(files[0] if len(files) == 1 else source, max_broken)
+    contents = _Contents(left_out)
+    elements = (element for path in files for element in _images_in(path))
+    for (named, _), image, element in zip(entries, located.images, elements, strict=True):
+        contents.add(named, image, element)
+    left_out.check(len(entries), len(contents.files))
+    if not contents.lists.has_objects and contents.tags:
+        raise NothingToLearnError(
+            f"{left_out.file} has tags, lines or points alone, no box or outline; for classes of whole images export "
             "ImageNet 1.0 from CVAT, CLASS/ folders, for `data split`"
         )
-    others = counted(contents.others, "tag, line, point, skeleton or cuboid", "tags, lines, points and the like")
     return whole(
         folder,
-        images,
+        list(contents.files),
         contents.lists,
         left_out,
         found=files[0],
         title=TITLE,
         unnamed="that no XML file names",
-        notes=[f"{others}, which are no boxes or outlines: left out"] if contents.others else (),
+        notes=[*located.notes, *contents.notes()],
+    )
+
+
+def _named(path: Path, element: _Element) -> tuple[Named, str]:
+    """An image as the file ``path`` names it, and its subset."""
+    name, subset = _inside(element.get("name", "")), _inside(element.get("subset", ""))
+    home = path.parent
+    folders = dict.fromkeys((home / "images" / subset, home / "images", home / subset, home))
+    return Named(path, name, tuple(folders)), subset
+
+
+def _inside(path: str) -> str:
+    """``path`` without what leads out of the data set."""
+    return "/".join(
+        part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..") and part[-1] != ":"
     )
 
 
@@ -162,24 +162,20 @@ def _images_in(path: Path) -> Iterator[_Element]:
     """The images that a file lists, one after another: it may be large.
 
     Raises:
-        InputError: when it is damaged, or of a video.
+        NothingToLearnError: when it is damaged, or of a video.
     """
     try:
         for _, element in ElementTree.iterparse(path):
             if element.tag == "track":
-                raise InputError(
+                raise NothingToLearnError(
                     f"{path} is CVAT's XML of a video, which names no images; export it as CVAT for images 1.1 or as "
                     "COCO 1.0, with images"
                 )
             if element.tag == "image":
                 yield element
                 element.clear()
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path} is damaged: {error}; export it again") from error
-
-
-def _bare(name: str) -> str:
-    return name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two of its encoding
+        raise NothingToLearnError(f"{path} is damaged: {error}; export it again") from error
 
 
 def _size_of(image: Path, element: _Element) -> tuple[int, int]:
@@ -206,14 +202,13 @@ def _annotation(shapes: list[_Element], size: tuple[int, int]) -> dict[str, obje
     """
     if not shapes[0].get("label"):
         raise AnnotationError("no label")
-    masks = [shape for shape in shapes if shape.tag == "mask"]
-    mask = np.zeros(size, np.uint8) if masks else None
-    for shape in masks:
-        assert mask is not None
-        _draw_mask(shape, mask)
-    rings = [_ring(shape) for shape in shapes if shape.tag != "mask"]
-    is_box = shapes[0].tag == "box" and not _rotation(shapes[0])
-    return annotation(rings, mask, is_box=is_box, is_crowd=any(map(_is_crowd, shapes)))
+    return annotation(
+        [_ring(shape) for shape in shapes if shape.tag != "mask"],
+        [_picture(shape) for shape in shapes if shape.tag == "mask"],
+        size=size,
+        is_box=shapes[0].tag == "box" and not _rotation(shapes[0]),
+        is_crowd=any(map(_is_crowd, shapes)),
+    )
 
 
 def _is_crowd(shape: _Element) -> bool:
@@ -235,14 +230,18 @@ def _ring(shape: _Element) -> Ring:
     return turned(ring, _rotation(shape))
 
 
-def _draw_mask(shape: _Element, onto: Mask) -> None:
-    """Set the pixels of ``onto`` that a mask covers."""
+def _picture(shape: _Element) -> Picture:
+    """What a mask covers."""
     left, top, width, height = map(int, _values(shape, "left", "top", "width", "height"))
-    runs = np.array([int(run) for run in shape.get("rle", "").split(",")])
-    if min(width, height) < 1 or runs.min() < 0 or runs.sum() != width * height:
-        raise AnnotationError(f"runs of {runs.sum()} pixels for a box of {width} x {height}")
-    picture = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    set_pixels(picture, left, top, onto)
+    text = shape.get("rle", "")
+    try:
+        runs = np.array([int(run) for run in text.split(",")], np.int64)
+    except (ValueError, OverflowError):
+        raise AnnotationError(f"the rle {text[:_SHOWN]!r}; expected whole numbers") from None
+    pixels = sum(runs.tolist())
+    if min(width, height) < 1 or runs.min() < 0 or pixels != width * height:
+        raise AnnotationError(f"runs of {pixels} pixels for a box of {width} x {height}")
+    return Picture(np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width), left, top)
 
 
 def _rotation(shape: _Element) -> float:

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from spt_deploy.datasets.annotations import AnnotationError, LeftOut, first_file, load_json, numbers
-from spt_deploy.datasets.as_coco import CocoLists, Mask, Ring, annotation, box_ring, ellipse_ring, set_pixels, whole
+from spt_deploy.datasets.as_coco import CocoLists, Picture, Ring, annotation, box_ring, ellipse_ring, whole
 from spt_deploy.datasets.heap import Unsplit, split_folders
 from spt_deploy.errors import InputError, SourceError
 from spt_deploy.images import IMAGE_SUFFIXES, read_size
@@ -58,15 +58,15 @@ class _Contents:
         if image is None:
             inside = "; its picture is in the file alone" if content.get("imageData") else ""
             reason = f"{path} is of {content.get('imagePath')!r}, which is not there{inside}"
-            self.left_out.add(path.stem, path, reason)
+            self.left_out.add(str(path), path, reason)
             return
         if image in self.files:
-            self.left_out.add(path.stem, path, f"{path} is of {image}, as {self.files[image]} is, which was taken")
+            self.left_out.add(str(path), path, f"{path} is of {image}, as {self.files[image]} is, which was taken")
             return
         try:
             size = _size_of(image, content)
         except SourceError as error:
-            self.left_out.add(path.stem, path, str(error))
+            self.left_out.add(str(path), path, str(error))
             return
         self.files[image] = path
         number = self.lists.add_image(image.name, size)
@@ -78,7 +78,7 @@ class _Contents:
                 self.lists.add(number, label, _annotation(shapes, size))
             except (AnnotationError, ValueError, TypeError) as error:
                 what = error if isinstance(error, AnnotationError) else f"not the fields of a shape ({error})"
-                self.left_out.add(path.stem, path, f"{path}: a shape called {label!r} has {what}")
+                self.left_out.add(str(path), path, f"{path}: a shape called {label!r} has {what}")
 
 
 def find(source: Path, max_broken: float) -> Unsplit | None:
@@ -94,7 +94,7 @@ def find(source: Path, max_broken: float) -> Unsplit | None:
         try:
             content = load_json(path)
         except InputError as error:
-            left_out.add(path.stem, path, str(error))
+            left_out.add(str(path), path, str(error))
             count += 1
             continue
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):  # not of another tool
@@ -162,14 +162,10 @@ def _annotation(shapes: list[_Shape], size: tuple[int, int]) -> dict[str, Any]:
     if not shapes[0].get("label"):
         raise AnnotationError("no label")
     drawn = [shape for shape in shapes if shape.get("shape_type") not in _WITHOUT_AREA]
-    masks = [shape for shape in drawn if shape.get("shape_type") == "mask"]
-    mask = np.zeros(size, np.uint8) if masks else None
-    for shape in masks:
-        assert mask is not None
-        _draw_mask(shape, mask)
     return annotation(
         [_ring(shape) for shape in drawn if shape.get("shape_type") != "mask"],
-        mask,
+        [_picture(shape) for shape in drawn if shape.get("shape_type") == "mask"],
+        size=size,
         is_box=len(drawn) == 1 and drawn[0].get("shape_type") == "rectangle",
         is_crowd=any(bool(shape.get("difficult")) for shape in shapes),
     )
@@ -189,11 +185,11 @@ def _ring(shape: _Shape) -> Ring:
     raise AnnotationError(f"the shape_type {kind!r} with {counted(len(points), 'point')}")
 
 
-def _draw_mask(shape: _Shape, onto: Mask) -> None:
-    """Set the pixels of ``onto`` that a mask covers; it may reach over the edge."""
+def _picture(shape: _Shape) -> Picture:
+    """What a mask covers; it may reach over the image's edge."""
     (x, y), _ = np.array([numbers(point, 2, "point") for point in shape.get("points") or ()]).reshape(2, 2).astype(int)
     data = np.frombuffer(base64.b64decode(str(shape.get("mask"))), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if picture is None:
+    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if image is None:
         raise AnnotationError("a mask that is no picture")
-    set_pixels(picture > 0, x, y, onto)
+    return Picture(image > 0, int(x), int(y))

@@ -100,6 +100,7 @@ def make_splits(
         raise UsageError(f"val is {val}; expected a share of the images between 0 and 1")
     check_new(out, source)
     data = _found(source, format, max_broken)
+    check_new(out, data.folder)  # of a file that was named
     reports.say(f"{source} is {data.title or FORMATS[data.format].title} without train and val ({data.found})")
     for sentence in (*data.notes, *(f"left out: {broken.reason}" for broken in data.broken)):
         reports.say(sentence)

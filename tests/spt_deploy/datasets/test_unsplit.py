@@ -47,7 +47,10 @@ def test_images_of_coco_lie_anywhere_below_and_each_is_taken_once(tmp_path: Path
     assert sorted(names_in(tmp_path, broken=1)) == [f"train_00{n}" for n in range(6)]
     found = find_unsplit(tmp_path)
     assert found is not None
-    assert found.notes == ("1 image that result.json does not name: left out",)
+    assert found.notes == (
+        "result.json has its images in other folders: images/train_000.png is taken to be data/train_000.png",
+        "1 image that result.json does not name: left out",
+    )
 
 
 def test_of_yolo_masks_are_no_images_and_a_label_without_image_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_outlines_of_one_group_are_one_object_and_boxes_are_not(tmp_path: Path) 
     assert box_1["bbox"] == box_2["bbox"] == [10, 5, 40, 25]
     assert (part["bbox"], other["bbox"]) == ([1, 1, 4, 4], [1, 1, 4, 4])
     assert part["category_id"] != other["category_id"]
-    assert (both["bbox"], both["area"]) == ([30, 20, 26, 10], 100 + 60)
+    assert (both["bbox"], both["area"]) == ([30, 20, 25, 10], 100 + 45)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_an_attribute_says_what_is_not_to_be_learnt(tmp_path: Path, name: str, t
         ("images/frame_000007.PNG", "frame_000007", ""),
         ("frames/frame_000007.jpg", "frame_000007", ""),
         ("images/a.png", "C:\\photos\\a.png", ""),
+        ("images/a.png", "../../a.png", 'subset="../.."'),
     ],
 )
 def test_an_image_is_found_where_cvat_or_a_user_puts_it(tmp_path: Path, file: str, name: str, more: str) -> None:
@@ -134,7 +136,7 @@ def test_an_image_is_found_where_cvat_or_a_user_puts_it(tmp_path: Path, file: st
     found = found_in(tmp_path)
     assert [item.image for item in found.items] == [tmp_path / file]
     assert found.content["images"] == [{"id": 1, "file_name": Path(file).name, "height": 40, "width": 60}]
-    assert found.notes[0] == "1 image that no XML file names: left out"
+    assert "1 image that no XML file names: left out" in found.notes
 
 
 def test_the_file_may_be_named_and_several_are_read_together(tmp_path: Path) -> None:
@@ -153,6 +155,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         '<polygon label="" points="1,1;9,1;9,9"/>',
         '<mask label="car" rle="3, 4" left="0" top="0" width="3" height="3"/>',
         '<mask label="car" rle="" left="0" top="0" width="3" height="3"/>',
+        '<mask label="car" rle="9.0" left="0" top="0" width="3" height="3"/>',
+        '<mask label="car" rle="9223372036854775807, 9223372036854775807" left="0" top="0" width="3" height="3"/>',
+        BOX.replace("/>", ' rotation="x"/>'),
         '<polyline label="car" points="1,1;9,9"/>',
         '<tag label="car"/>',
     )
@@ -168,27 +173,87 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
             "'a.png': a polygon called 'car' has 2 points",
             "'a.png': a polygon called '' has no label",
             "'a.png': a mask called 'car' has runs of 7 pixels for a box of 3 x 3",
-            "'a.png': a mask called 'car' has",
+            "'a.png': a mask called 'car' has the rle ''; expected whole numbers",
+            "'a.png': a mask called 'car' has the rle '9.0'; expected whole numbers",
+            "'a.png': a mask called 'car' has runs of 18446744073709551614 pixels",
+            "'a.png': a box called 'car' has the rotation ['x']; expected 1 number",
             "image 'a.png' is listed twice",
-            "there is no image 'gone.png', or several",
-            "there is no image 'b.png', or several",
+            f"there is no image 'gone.png'; put the images into {tmp_path / 'images'}",
+            f"the image 'b.png' could be {tmp_path / 'x/b.png'} or {tmp_path / 'y/b.png'}; remove the one",
         ),
     )
     assert len(found.content["annotations"]) == 1
     assert found.notes[1] == "2 tags, lines, points and the like, which are no boxes or outlines: left out"
 
 
-def test_a_file_of_a_video_of_tags_alone_or_damaged_is_refused(tmp_path: Path) -> None:
+USELESS = [
+    (
+        ['<track id="0" label="car"></track>'],
+        r"annotations\.xml is CVAT's XML of a video, .* export it as CVAT for images",
+    ),
+    (
+        [image_of("a.png", '<tag label="car"/>'), image_of("b.png", '<tag label="car"/>')],
+        r"annotations\.xml has tags, lines or points alone, .* ImageNet 1\.0",
+    ),
+    ([], r"annotations\.xml is CVAT's XML and lists no image; export the task that has them"),
+    (
+        [image_of("a.png", '<skeleton label="car"/>'), image_of("b.png")],
+        r"annotations\.xml is CVAT's XML of 2 images without a box or outline; draw some",
+    ),
+    (["<image>"], r"annotations\.xml is damaged: .*; export it again"),
+]
+
+
+@pytest.mark.parametrize(("images", "sentence"), USELESS)
+def test_a_file_without_an_object_is_refused_and_left_out_beside_other_files(
+    tmp_path: Path, images: list[str], sentence: str
+) -> None:
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "alone/images" / name)
+    write_xml(tmp_path / "alone/annotations.xml", *images)
+    with pytest.raises(InputError, match=sentence):
+        find_unsplit(tmp_path / "alone")
+    for name in ("cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png"):
+        write_image(tmp_path / "classes" / name)
+    write_xml(tmp_path / "classes/annotations.xml", *(image.replace('name="', 'name="cat/') for image in images))
+    found = found_in(tmp_path / "classes")
+    assert (found.format, len(found.items)) == ("folder", 4)
+    assert re.search(f"^not read: .*{sentence}", found.notes[0])
+
+
+@pytest.mark.parametrize("encoding", ["foo", "shift_jis"])
+def test_an_encoding_that_nobody_reads_is_damage(tmp_path: Path, encoding: str) -> None:
     write_image(tmp_path / "images/a.png")
-    path = write_xml(tmp_path / "annotations.xml", '<track id="0" label="car"></track>')
-    with pytest.raises(InputError, match=r"annotations\.xml is CVAT's XML of a video, .* export it as CVAT for images"):
+    path = write_xml(tmp_path / "annotations.xml", image_of("a.png", BOX))
+    path.write_text(path.read_text(encoding="utf-8").replace("utf-8", encoding), encoding="utf-8")
+    with pytest.raises(InputError, match=r"annotations\.xml is damaged: .*encoding.*; export it again"):
         find_unsplit(tmp_path)
-    write_xml(path, image_of("a.png", '<tag label="car"/>'))
-    with pytest.raises(InputError, match=r"annotations\.xml has tags, lines or points alone, .* ImageNet 1\.0"):
+
+
+def test_images_that_are_gone_are_counted_also_where_their_names_are_equal(tmp_path: Path) -> None:
+    names = [f"frame_{n}" for n in range(10)]
+    for task in range(3):
+        write_xml(tmp_path / f"{task}/annotations.xml", *(image_of(name, BOX) for name in names))
+    for name in names:
+        write_image(tmp_path / f"2/images/{name}.png")
+    with pytest.raises(InputError, match=r"^20 of 30 images of"):
         find_unsplit(tmp_path)
-    path.write_text(write_xml(path, image_of("a.png", BOX)).read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    with pytest.raises(InputError, match=r"annotations\.xml is damaged: .*; export it again"):
-        find_unsplit(tmp_path)
+
+
+def test_subsets_with_one_flat_folder_are_not_mixed_up(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/a.png")
+    write_image(tmp_path / "images/b.png")
+    images = [image_of("a.png", BOX, more=f'subset="{subset}"') for subset in ("day", "night")]
+    write_xml(tmp_path / "annotations.xml", *images, image_of("b.png", BOX))
+    found = found_in(tmp_path, broken=("two images that are listed could be",) * 2)
+    assert [item.image.name for item in found.items] == ["b.png"]
+
+
+def test_images_of_one_name_but_for_the_suffix_are_two(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / f"images/{name}")
+    write_xml(tmp_path / "annotations.xml", image_of("a.png", BOX), image_of("a.jpg", BOX))
+    assert sorted(item.name.name for item in found_in(tmp_path).items) == ["a.jpg", "a.png"]
 
 
 def test_train_names_the_command_and_both_splits_are_no_heap(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def test_a_mask_over_the_edge_is_cut_and_one_with_a_polygon_of_its_group_drawn_t
     )
     cut, both = found_in(tmp_path).content["annotations"]
     assert (cut["bbox"], cut["area"]) == ([0, 0, 6, 7], 42)
-    assert both["bbox"] == [30, 20, 26, 10]
-    assert both["area"] == 100 + 60
+    assert both["bbox"] == [30, 20, 25, 10]
+    assert both["area"] == 100 + 45
 
 
 def test_without_a_size_the_image_says_it_and_lines_have_no_area(tmp_path: Path) -> None:
@@ -141,3 +141,16 @@ def test_train_names_the_command_and_both_splits_are_no_heap(tmp_path: Path) -> 
         find_unsplit(tmp_path / "both")
     with pytest.raises(InputError, match="is split already, into"):  # and no list of all formats
         read_data(tmp_path / "both")
+
+
+def test_files_without_an_object_are_refused_and_two_of_one_name_are_two(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder, name="x")
+    with pytest.raises(InputError, match=r"is labelme's JSON of 2 images without a box or outline; draw some"):
+        find_unsplit(tmp_path)
+    for folder in ("a", "b", "c"):
+        write(tmp_path / folder, shape("rectangle", (50, 30), (10, 5)), name="x", imagePath="y.png")
+        if folder != "c":
+            (tmp_path / folder / "x.png").unlink()
+    with pytest.raises(InputError, match=r"^2 of 3 images of"):
+        find_unsplit(tmp_path)

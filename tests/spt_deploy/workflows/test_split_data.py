@@ -277,6 +277,9 @@ def test_images_of_one_name_and_too_many_faults_are_refused(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     with pytest.raises(OutputError, match=r"lies in .*, which is only read; choose a folder beside it"):
         make_splits(tmp_path / "yolo", tmp_path / "yolo/out")
+    write_cvat(tmp_path / "cvat", pictures_of("cvat"))
+    with pytest.raises(OutputError, match=r"cvat/out lies in .*cvat, which is only read; choose a folder beside it"):
+        make_splits(tmp_path / "cvat/annotations.xml", tmp_path / "cvat/out")
     with pytest.raises(UsageError, match=r"val is 1; expected a share"):
         make_splits(tmp_path / "yolo", tmp_path / "out", 1)
 
