@@ -58,7 +58,7 @@ def for_packed_attention(
     """``PackedAttention`` on ``slots`` slots of ``images`` images of ``tokens`` tokens in rows of ``width``."""
     variant = packed_attention.variant(dtype, heads, window, packing, bias_dtype, scale)
     grid = packed_attention.grid(variant, slots, images, tokens, ceil_div)
-    return Launch(variant, grid, (slots, tokens, width))
+    return Launch(variant, grid, packed_attention.sizes(slots, tokens, width))
 
 
 def for_unpack_project(

@@ -10,7 +10,8 @@ A program takes one container and some heads. It finds its container by arithmet
 is bounded by sizes that the host knows, and returns at once if there is no such container. Mask and bias never
 exist in memory: a pair's entry of the table is found from the two tokens' places, and pairs that do not see each
 other read minus infinity. The softmax is in float32 and divides last, after the second product, where there are
-32 numbers a token and not L.
+32 numbers a token and not L. The kernel is bound by the number of its instructions as much as by memory
+(`tests/spt_plugins/test_ptx.py` counts them).
 """
 
 from __future__ import annotations
@@ -25,10 +26,21 @@ from torch import Tensor
 from spt_deploy.config import DYNAMIC_PACKINGS, HEAD_DIM
 from spt_deploy.errors import UsageError
 from spt_plugins import checks
+from spt_plugins.division import divide, divisor
 from spt_plugins.variant import CeilDiv, Variant, cdiv, next_power_of_two, pointer
 
 
-@triton.jit(do_not_specialize=["slots", "tokens", "width"])
+@triton.jit(
+    do_not_specialize=[
+        "slots",
+        "tokens",
+        "width",
+        "tokens_multiplier",
+        "tokens_shift",
+        "width_multiplier",
+        "width_shift",
+    ]
+)
 def packed_attention_kernel(
     qkv,
     token_of_slot,
@@ -37,6 +49,10 @@ def packed_attention_kernel(
     slots,
     tokens,
     width,
+    tokens_multiplier,
+    tokens_shift,
+    width_multiplier,
+    width_shift,
     o,
     HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -49,11 +65,14 @@ def packed_attention_kernel(
     DIM: tl.constexpr = 32  # of a head
     CHANNELS: tl.constexpr = HEADS * DIM
     LENGTH: tl.constexpr = WINDOW * WINDOW
-    REACH: tl.constexpr = WINDOW - 1
-    LOG2_E: tl.constexpr = 1.4426950408889634
-    SCALE_2: tl.constexpr = SCALE * LOG2_E  # exp(x) is exp2(x log2 e)
+    LOG2_E: tl.constexpr = 1.4426950408889634  # exp(x) is exp2(x log2 e)
     PAIRED: tl.constexpr = HEADS_PER_PROGRAM == 2
     GROUPS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
+    # Of the table, in what is loaded at once, one head or two: a step in x, one in y, and the farthest of each.
+    STEP_X: tl.constexpr = HEADS // HEADS_PER_PROGRAM
+    STEP_Y: tl.constexpr = STEP_X * (2 * WINDOW - 1)
+    REACH_X: tl.constexpr = STEP_X * (WINDOW - 1)
+    REACH_Y: tl.constexpr = STEP_Y * (WINDOW - 1)
     container = tl.program_id(0) // GROUPS
     first_head = tl.program_id(0) % GROUPS * HEADS_PER_PROGRAM
 
@@ -61,46 +80,57 @@ def packed_attention_kernel(
         per_image = tl.cdiv(tokens, LENGTH)
         image = container // per_image
         first = tl.load(cu_seqlens + image) + container % per_image * LENGTH
-        end = tl.load(cu_seqlens + image + 1)
-        missing = first >= end
+        left = (tl.load(cu_seqlens + image + 1) - first).to(tl.int32)
+        missing = left <= 0
     else:
         first = container.to(tl.int64) * LENGTH
-        end = slots.to(tl.int64)
+        left = slots - container * LENGTH
         missing = tl.load(token_of_slot + first) < 0
     if missing:
         return
 
+    # Everything about one token is worked out in every thread that needs it, so that each operation here counts.
     place = tl.arange(0, BLOCK)
-    slot = first + place
-    token = tl.load(token_of_slot + slot, mask=(place < LENGTH) & (slot < end), other=-1).to(tl.int32)
+    token = tl.load(token_of_slot + first + place, mask=place < tl.minimum(left, LENGTH), other=-1).to(tl.int32)
     filled = token >= 0
-    # Places without a token see each other, so that no row of the softmax is empty.
-    owner = tl.where(filled, token // tokens, -1)
-    sees = owner[:, None] == owner[None, :]
-    y = token % tokens // width
-    x = token % tokens % width
-    dy = tl.minimum(tl.maximum(y[:, None] - y[None, :], -REACH), REACH) + REACH
-    dx = tl.minimum(tl.maximum(x[:, None] - x[None, :], -REACH), REACH) + REACH
-    entry = (dy * (2 * WINDOW - 1) + dx) * HEADS + first_head
+    if PER_IMAGE:
+        inside = token - image * tokens
+        sees = tl.broadcast_to(filled[None, :], (BLOCK, BLOCK))
+    else:
+        start = divide(token, tokens_multiplier, tokens_shift) * tokens  # of its image
+        inside = token - start
+        owner = tl.where(filled, start, -1)
+        # Places without a token see each other, so that no row of the softmax is empty.
+        sees = owner[:, None] == owner[None, :]
+    row = divide(inside, width_multiplier, width_shift)
+    y = row * STEP_Y
+    x = (inside - row * width) * STEP_X
+    dy = tl.minimum(tl.maximum(y[:, None] - y[None, :], -REACH_Y), REACH_Y)
+    dx = tl.minimum(tl.maximum(x[:, None] - x[None, :], -REACH_X), REACH_X)
+    entry = dy + dx  # from the middle of the table
+    middle = REACH_Y + REACH_X + first_head // HEADS_PER_PROGRAM
     if PAIRED:
         # Two heads stand side by side in the table: one load of 32 bits serves both, and halves the gathering.
-        pair = tl.load(bias_table.to(tl.pointer_type(tl.uint32)) + entry // 2, mask=sees, other=UNSEEN_PAIR)
+        pair = tl.load(bias_table.to(tl.pointer_type(tl.uint32)) + middle + entry, mask=sees, other=UNSEEN_PAIR)
 
+    qkv += first * (3 * CHANNELS)
+    o += first * CHANNELS
     for index in tl.static_range(HEADS_PER_PROGRAM):
         if PAIRED:
             bias = (pair >> (16 * index)).to(tl.uint16).to(bias_table.dtype.element_ty, bitcast=True)
         else:
-            bias = tl.load(bias_table + entry + index, mask=sees, other=float("-inf"))
+            bias = tl.load(bias_table + middle + entry, mask=sees, other=float("-inf"))
         column = (first_head + index) * DIM + tl.arange(0, DIM)
-        source = qkv + slot[:, None] * (3 * CHANNELS) + column[None, :]
+        source = qkv + place[:, None] * (3 * CHANNELS) + column[None, :]
         q = tl.load(source, mask=filled[:, None], other=0.0)
         k = tl.load(source + CHANNELS, mask=filled[:, None], other=0.0)
         v = tl.load(source + 2 * CHANNELS, mask=filled[:, None], other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * SCALE_2 + bias.to(tl.float32) * LOG2_E
-        weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
-        total = tl.sum(weights, 1)
-        mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
-        target = o + slot[:, None] * CHANNELS + column[None, :]
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * SCALE + bias.to(tl.float32)
+        highest = tl.max(scores, 1) * LOG2_E
+        weights = tl.exp2(scores * LOG2_E - highest[:, None])
+        factor = 1 / tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(v.dtype), v, input_precision="ieee") * factor[:, None]
+        target = o + place[:, None] * CHANNELS + column[None, :]
         tl.store(target, mixed.to(o.dtype.element_ty), mask=filled[:, None])
 
 
@@ -140,6 +170,10 @@ def variant(
             "slots": "i32",
             "tokens": "i32",
             "width": "i32",
+            "tokens_multiplier": "i32",
+            "tokens_shift": "i32",
+            "width_multiplier": "i32",
+            "width_shift": "i32",
             "o": pointer(dtype),
             "HEADS": "constexpr",
             "WINDOW": "constexpr",
@@ -169,6 +203,11 @@ def grid(variant: Variant, slots: Any, images: Any, tokens: Any, cdiv: CeilDiv =
     length = constants["WINDOW"] ** 2
     containers = images * cdiv(tokens, length) if constants["PER_IMAGE"] else cdiv(slots, length)
     return (containers * (constants["HEADS"] // constants["HEADS_PER_PROGRAM"]),)
+
+
+def sizes(slots: Any, tokens: int, width: int) -> tuple[Any, ...]:
+    """What stands between the inputs and the output of a launch for ``slots`` slots, which may be symbolic."""
+    return (slots, tokens, width, *divisor(tokens), *divisor(width))
 
 
 def packed_attention(
@@ -225,5 +264,5 @@ def packed_attention(
     inputs = [tensor.contiguous() for tensor in (qkv, token_of_slot, cu_seqlens, bias_table)]
     if inputs[3].data_ptr() % 4:  # the kernel reads two heads at once
         inputs[3] = inputs[3].clone()
-    form.launch(grid(form, slots, cu_seqlens.shape[0] - 1, tokens), *inputs, slots, tokens, width, o)
+    form.launch(grid(form, slots, cu_seqlens.shape[0] - 1, tokens), *inputs, *sizes(slots, tokens, width), o)
     return o

@@ -1,7 +1,8 @@
-"""What the kernels cost an architecture: registers, shared memory and spills, as NVIDIA's assembler reports them.
+"""What the kernels cost an architecture: registers, shared memory and spills, as NVIDIA's assembler reports them, and
+the instructions that it makes of them.
 
-``python -m spt_plugins.ptxas`` assembles every representative variant for every architecture and prints the table;
-no GPU is needed, Triton brings the assembler along.
+``python -m spt_plugins.ptxas_report`` assembles every representative variant for every architecture and prints the
+table; no GPU is needed, Triton brings the assembler and the disassembler along.
 """
 
 from __future__ import annotations
@@ -31,34 +32,44 @@ class Resources:
     static_shared_memory: int  # bytes a block, on top of the dynamic one
 
 
-def assemble(kernel: CompiledKernel) -> Resources:
-    """Assemble to machine code with ``ptxas -v``.
+@dataclass(frozen=True)
+class Instructions:
+    """What a kernel's machine code has; one in a loop counts once."""
+
+    all: int
+    tensor_cores: int  # matrix products
+    wide: int  # loads from global memory, 16 bytes a thread
+
+
+def assemble(kernel: CompiledKernel) -> tuple[Resources, Instructions]:
+    """Assemble to machine code with ``ptxas -v``, and take that apart again.
 
     Raises:
         ResultError: ptxas refused the PTX; its first words are in the message.
     """
+    from triton import knobs
     from triton.backends.nvidia.compiler import get_ptxas
 
     target = re.search(r"^\.target (\w+)", kernel.ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(kernel.ptx)
-        command = [
-            get_ptxas(kernel.arch).path,
-            "-v",
-            f"--gpu-name={target.group(1) if target else f'sm_{kernel.arch}'}",
-            str(source),
-            "-o",
-            str(source.with_suffix(".cubin")),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        code = source.with_suffix(".cubin")
+        name = f"--gpu-name={target.group(1) if target else f'sm_{kernel.arch}'}"
+        said = _run(get_ptxas(kernel.arch).path, "-v", name, str(source), "-o", str(code), kernel=kernel)
+        listing = _run(knobs.nvidia.nvdisasm.path, "--print-code", "--no-dataflow", str(code), kernel=kernel)
+    return parse_report(said), count_instructions(listing)
+
+
+def _run(*command: str, kernel: CompiledKernel) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     if done.returncode:
         raise ResultError(
-            f"ptxas does not take {kernel.name} for sm_{kernel.arch} ({said.strip().splitlines()[0]}): "
-            "use a Triton from 3.6 to 3.9."
+            f"{Path(command[0]).name} does not take {kernel.name} for sm_{kernel.arch} "
+            f"({said.strip().splitlines()[0]}): use a Triton from 3.6 to 3.9."
         )
-    return parse_report(said)
+    return said
 
 
 def parse_report(said: str) -> Resources:
@@ -74,4 +85,19 @@ def parse_report(said: str) -> Resources:
         spill_stores=number(r"(\d+) bytes spill stores"),
         spill_loads=number(r"(\d+) bytes spill loads"),
         static_shared_memory=number(r"(\d+) bytes smem"),
+    )
+
+
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)([.\w]*)", re.MULTILINE)
+_TENSOR_CORES = re.compile(r"HMMA|HGMMA|UTC\w*MMA")
+_GLOBAL_LOADS = ("LDG", "LDGSTS", "UTMALDG")
+
+
+def count_instructions(listing: str) -> Instructions:
+    """Count what ``nvdisasm`` lists, but for what fills the end up."""
+    found = [(name, rest) for name, rest in _INSTRUCTION.findall(listing) if name != "NOP"]
+    return Instructions(
+        all=len(found),
+        tensor_cores=sum(_TENSOR_CORES.fullmatch(name) is not None for name, _ in found),
+        wide=sum(name in _GLOBAL_LOADS and rest.endswith(".128") for name, rest in found),
     )

@@ -2,7 +2,8 @@
 
     python -m spt_plugins.ptxas_report [--arch 89] [--jobs 4] [--json]
 
-Registers, stack and spills are what NVIDIA's assembler reports, shared memory is what a launch asks for.
+Registers, stack and spills are what NVIDIA's assembler reports, shared memory is what a launch asks for, instructions
+are what it makes of a kernel; those in a loop count once.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class Row:
     spill_stores: int  # bytes
     spill_loads: int  # bytes
     shared_memory: int  # bytes a block, static and dynamic
+    instructions: int
+    tensor_core_instructions: int
+    wide_loads: int  # from global memory, 16 bytes a thread
     seconds: float  # to compile and to assemble
 
 
@@ -105,7 +109,7 @@ def measure(index: int, arch: int) -> Row:
     variant = representative_variants()[index]
     begin = time.perf_counter()
     kernel = compile_ptx(variant, arch)
-    taken = assemble(kernel)
+    taken, instructions = assemble(kernel)
     return Row(
         variant=variant.name,
         arch=arch,
@@ -115,6 +119,9 @@ def measure(index: int, arch: int) -> Row:
         spill_stores=taken.spill_stores,
         spill_loads=taken.spill_loads,
         shared_memory=kernel.shared_memory + taken.static_shared_memory,
+        instructions=instructions.all,
+        tensor_core_instructions=instructions.tensor_cores,
+        wide_loads=instructions.wide,
         seconds=round(time.perf_counter() - begin, 3),
     )
 
@@ -138,19 +145,21 @@ def report(archs: tuple[int, ...] = ARCHITECTURES, jobs: int = 1) -> list[Row]:
 @click.option("--jobs", type=click.IntRange(1), help="Processes; as many as there are processors by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(archs: tuple[int, ...], jobs: int | None, as_json: bool) -> None:
-    """Registers, shared memory and spills of every kernel, from NVIDIA's assembler."""
+    """Registers, shared memory, spills and instructions of every kernel, from NVIDIA's assembler."""
     rows = report(archs or ARCHITECTURES, jobs or len(os.sched_getaffinity(0)))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
     width = max(len(row.variant) for row in rows)
-    click.echo(f"{'variant':{width}}  arch  threads  registers  shared (limit), KiB  spilled, bytes  seconds")
+    click.echo(
+        f"{'variant':{width}}  arch  threads  registers  shared (limit), KiB  spilled, bytes  instructions  seconds"
+    )
     for row in rows:
         limit = SHARED_MEMORY_LIMIT.get(row.arch)
         shared = f"{row.shared_memory / 1024:.1f} ({limit // 1024 if limit else '?'})"
         click.echo(
             f"{row.variant:{width}}  {row.arch:4}  {row.threads:7}  {row.registers:9}  {shared:>19}  "
-            f"{row.spill_stores + row.spill_loads:14}  {row.seconds:7.2f}"
+            f"{row.spill_stores + row.spill_loads:14}  {row.instructions:12}  {row.seconds:7.2f}"
         )
 
 

@@ -109,7 +109,7 @@ def test_rows_past_the_last_kept_token_are_not_written(packing: str) -> None:
     o = qkv.new_full((slots, 64), NAN)
     form.launch(
         module.grid(form, slots, chosen.batch, chosen.tokens),
-        *(qkv, chosen.token_of_slot, chosen.cu_seqlens, table, slots, chosen.tokens, chosen.width, o),
+        *(qkv, chosen.token_of_slot, chosen.cu_seqlens, table, *module.sizes(slots, chosen.tokens, chosen.width), o),
     )
     assert torch.equal(o[: chosen.kept], attend(chosen, qkv, table, 2, packing))
     assert o[chosen.kept :].isnan().all()

@@ -10,7 +10,7 @@ import pytest
 
 from spt_deploy.errors import UsageError
 from spt_plugins.ptx import ARCHITECTURES, compile_ptx, rename_entry, strip_hidden_parameters
-from spt_plugins.ptxas import SHARED_MEMORY_LIMIT, Resources, parse_report
+from spt_plugins.ptxas import SHARED_MEMORY_LIMIT, Instructions, Resources, count_instructions, parse_report
 from spt_plugins.variant import Variant
 from tests.spt_plugins.child import run_python
 
@@ -68,6 +68,23 @@ def test_a_block_fits_every_multiprocessor(report: list[dict[str, Any]]) -> None
         assert row["shared_memory"] <= SHARED_MEMORY_LIMIT[row["arch"]], row
 
 
+def test_products_run_on_tensor_cores_and_loads_are_wide(report: list[dict[str, Any]]) -> None:
+    for row in report:
+        kernel, dtype = row["variant"].split("-")[:2]
+        if kernel == "select_tokens" or row["variant"].endswith("-block16"):  # so small that no thread has 16 bytes
+            continue
+        assert (row["tensor_core_instructions"] > 0) == (dtype != "fp32"), row
+        assert row["wide_loads"] >= 2, row
+
+
+def test_attention_has_few_instructions(report: list[dict[str, Any]]) -> None:
+    """With those of generic divisions it had 2,700."""
+    usual = [row for row in report if row["variant"].startswith("packed_attention-fp16-heads12-window7")]
+    assert len(usual) == 2 * len(ARCHITECTURES)
+    for row in usual:
+        assert row["instructions"] < 1900, row
+
+
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("arch", [87, 100, 103, 110, 121])
 def test_other_architectures_from_the_oldest_on_work_alike(arch: int) -> None:
@@ -75,7 +92,7 @@ def test_other_architectures_from_the_oldest_on_work_alike(arch: int) -> None:
     compiles = (
         "from spt_plugins import launches, ptx, ptxas; "
         "kernel = ptx.compile_ptx(launches.for_select_tokens(1, 196, usual_tokens=196).variant, {}); "
-        "print(kernel.arch, ptxas.assemble(kernel).spill_stores)"
+        "print(kernel.arch, ptxas.assemble(kernel)[0].spill_stores)"
     )
     assert run_python("-c", compiles.format(arch)).split() == [str(arch), "0"]
 
@@ -122,6 +139,20 @@ ptxas info    : Function properties for k
 ptxas info    : Used 255 registers, used 1 barriers, 104 bytes cumulative stack size, 32 bytes smem
 """
     assert parse_report(said) == Resources(255, 104, 100, 96, 32)
+
+
+def test_instructions_of_a_listing_are_counted() -> None:
+    listing = """        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/                   LDG.E.64 R4, desc[UR4][R2.64] ;
+        /*0030*/              @P1 LDGSTS.E.BYPASS.128 [R7], desc[UR4][R2.64] ;
+        /*0040*/                   HMMA.16816.F32 R8, R4, R6, R8 ;
+        /*0050*/                   HGMMA.64x64x16.F32 R24, gdesc[UR16], RZ, !UPT ;
+.L_x_0:
+        /*0060*/                   BRA `(.L_x_0);
+        /*0070*/                   NOP;
+"""
+    assert count_instructions(listing) == Instructions(all=7, tensor_cores=2, wide=2)
 
 
 def _not_compiled() -> None:
