@@ -264,8 +264,9 @@ def _classes(source: Path, max_broken: float) -> Unsplit | None:
     items = [Item(i, i.relative_to(folder), group=place.name) for place, found in images.items() for i in found]
     inside = f"{folder.relative_to(source)}/" if folder != source else ""
     ends = [f"{inside}{place.name}/" for place in images]
-    loose = sum(map(is_image_name, folder.iterdir()))
-    notes = (f"{counted(loose, 'image')} in no CLASS/ folder: left out",) if loose else ()
+    loose = len(images_below(source)) - len(items)
+    where = f"no CLASS/ folder of {inside}" if inside else "no CLASS/ folder"
+    notes = (f"{counted(loose, 'image')} in {where}: left out",) if loose > 0 else ()
     return Unsplit(image_folder.NAME, f"{ends[0]} to {ends[-1]}", folder, tuple(items), notes=notes)
 
 

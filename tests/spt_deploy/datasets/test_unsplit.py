@@ -151,6 +151,22 @@ def test_what_a_tool_has_split_is_not_mixed(tmp_path: Path, pictures: list[Pictu
         find_unsplit(folder)
 
 
+def test_images_in_no_class_are_said_to_be_left_out(tmp_path: Path) -> None:
+    folder = make_image_folder(tmp_path / "kaggle")
+    (folder / "test").mkdir()  # Kaggle's, without labels
+    for number, image in enumerate((folder / "val").rglob("*.png")):
+        image.rename(folder / f"test/{number}.png")
+    shutil.rmtree(folder / "val")
+    found = find_unsplit(folder)
+    assert found is not None
+    assert found.notes == (f"{number + 1} images in no CLASS/ folder of train/: left out",)
+    (folder / "train").rename(tmp_path / "classes")
+    shutil.copy(folder / "test/0.png", tmp_path / "classes")
+    found = find_unsplit(tmp_path / "classes")
+    assert found is not None
+    assert found.notes == ("1 image in no CLASS/ folder: left out",)
+
+
 def test_folders_of_an_annotation_tool_are_no_classes(tmp_path: Path, pictures: list[Picture]) -> None:
     for name in ("a", "b"):
         write_coco_of_label_studio(tmp_path / "labelme" / name, pictures)
