@@ -1,11 +1,12 @@
 """``PackedQKV``: gather the kept tokens, multiply each by its gate, project to query, key and value.
 
-    qkv[s] = (gate[t] * h[t]) W^T + b,  t = token_of_slot[s]
+    qkv[s] = (gate[t] * h[t]) W^T + b = gate[t] * (h[t] W^T) + b,  t = token_of_slot[s]
 
 Source: arXiv 2410.23608, equations 5 and 6; meaning in `spt_deploy.model.reference`.
 
-A matrix product whose rows are gathered while they are loaded, so that the packed h never exists in memory. Its
-grid spans every slot there could be; a tile that begins past the last kept token returns at once.
+A matrix product whose rows are gathered while they are loaded, so that the packed h never exists in memory. The gate
+scales the sums, which are float32, so that rows go from shared memory to the tensor cores as they are. The grid spans
+every slot there could be; a tile that begins past the last kept token returns at once.
 """
 
 from __future__ import annotations
@@ -46,19 +47,14 @@ def packed_qkv_kernel(
     token = tl.load(token_of_slot + slot, mask=slot < slots, other=-1)
     # Slots past the end read token 0 and the columns past the end another column: cheaper than masks in the loop.
     source = tl.maximum(token, 0)
-    factor = tl.load(gate + source).to(h.dtype.element_ty)
     column = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     inner = tl.arange(0, BLOCK_K)
     rows = h + source[:, None] * CHANNELS + inner[None, :]
     columns = weight + (column % WIDTH)[None, :] * CHANNELS + inner[:, None]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, CHANNELS, BLOCK_K):
-        value = tl.load(rows + start)
-        if value.dtype == tl.bfloat16:  # in float32: not every processor multiplies bfloat16; rounded once either way
-            value = (value.to(tl.float32) * factor.to(tl.float32)[:, None]).to(tl.bfloat16)
-        else:
-            value *= factor[:, None]
-        total = tl.dot(value, tl.load(columns + start), total, input_precision="ieee")
+        total = tl.dot(tl.load(rows + start), tl.load(columns + start), total, input_precision="ieee")
+    total *= tl.load(gate + source)[:, None]
     inside = column < WIDTH
     total += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
     target = qkv + slot.to(tl.int64)[:, None] * WIDTH + column[None, :]
