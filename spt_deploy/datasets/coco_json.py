@@ -202,9 +202,16 @@ def _records(file: SplitFile, content: dict[str, Any], places: dict[int, int], l
 
 
 def images_of(
-    file: SplitFile, content: dict[str, Any], left_out: LeftOut
+    file: SplitFile, content: dict[str, Any], left_out: LeftOut, places: Sequence[Path | str] | None = None
 ) -> Iterator[tuple[int, tuple[Path, tuple[int, int]]]]:
-    """Id, path and (height, width) of each image in the ``content`` of ``file`` that has a file of its own."""
+    """Id, path and (height, width) of each image in the ``content`` of ``file`` that has a file of its own.
+
+    Args:
+        file: of the split, with the folders that images are looked for in.
+        content: of it.
+        left_out: takes what has no file.
+        places: of each image its file, or why it has none; None looks.
+    """
     seen: set[int] = set()
     for number, image in enumerate(content["images"]):
         try:
@@ -214,11 +221,9 @@ def images_of(
             reason = f"{file.path}: image {number} is {image!r}; expected id, file_name, height and width ({error!r})"
             left_out.add(f"image {number}", file.path, reason)
             continue
-        # Tools write backslashes on Windows, and there they mean folders.
-        path = first_file(file.image_folders, name) or first_file(file.image_folders, name.replace("\\", "/"))
-        if path is None:
-            folders = ", ".join(map(str, file.image_folders))
-            left_out.add(name, file.path, f"{file.path}: image {name} has no file; looked in {folders}")
+        path = _place(file, name) if places is None else places[number]
+        if isinstance(path, str):
+            left_out.add(name, file.path, f"{file.path}: {path}")
         elif image_id in seen:
             left_out.add(name, file.path, f"{file.path}: image {name} has the id {image_id} of another one")
         else:
@@ -229,6 +234,13 @@ def images_of(
                 continue
             seen.add(image_id)
             yield image_id, (path, (height, width))
+
+
+def _place(file: SplitFile, name: str) -> Path | str:
+    """The file of an image, or why it has none."""
+    # Tools write backslashes on Windows, and there they mean folders.
+    path = first_file(file.image_folders, name) or first_file(file.image_folders, name.replace("\\", "/"))
+    return path or f"image {name} has no file; looked in {', '.join(map(str, file.image_folders))}"
 
 
 def is_object(annotation: dict[str, Any], category_ids: Sequence[int], size: tuple[int, int]) -> bool:

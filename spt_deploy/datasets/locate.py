@@ -7,7 +7,7 @@ without a suffix. A file of the same name that belongs to another entry is never
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +37,10 @@ class Named:
     def parts(self) -> tuple[str, ...]:
         """Of the name, without a drive or root."""
         return tuple(part for part in PurePosixPath(self.name).parts if part != "/" and not part.endswith(":"))
+
+    def means(self, other: Named) -> bool:
+        """Whether it is the same image, listed twice."""
+        return (self.file, self.parts, self.folders) == (other.file, other.parts, other.folders)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def locate(entries: Sequence[Named], top: Path) -> Located:
         for image in images_below(top):
             image = Path(os.path.normpath(image))
             if image not in taken:
-                free.setdefault(_bare(image.name), []).append(image)
+                free.setdefault(_key(image.name), []).append(image)
         of_file: dict[Path, list[int]] = {}
         for number, entry in enumerate(entries):
             of_file.setdefault(entry.file, []).append(number)
@@ -80,20 +84,20 @@ def locate(entries: Sequence[Named], top: Path) -> Located:
                 name, image = next((entries[n].name, found[n][0]) for n in numbers if found[n])
                 where = f"{name} is taken to be {os.path.relpath(image, top)}"
                 notes.append(f"{entries[numbers[0]].file.name} has its images in other folders: {where}")
-    claims: dict[Path, set[Named]] = {}
+    claims: dict[Path, list[Named]] = {}
     for entry, paths in zip(entries, found, strict=True):
         if len(paths) == 1:
-            claims.setdefault(paths[0], set()).add(entry)
-    images = [_one_of(entry, paths, claims) for entry, paths in zip(entries, found, strict=True)]
+            claims.setdefault(paths[0], []).append(entry)
+    images = [_one_of(entry, paths, claims, top) for entry, paths in zip(entries, found, strict=True)]
     return Located(images, tuple(notes))
 
 
-def _one_of(entry: Named, paths: Sequence[Path], claims: dict[Path, set[Named]]) -> Path | str:
+def _one_of(entry: Named, paths: Sequence[Path], claims: Mapping[Path, Sequence[Named]], top: Path) -> Path | str:
     if not paths:
-        return f"there is no image {entry.name!r}; put the images into {entry.folders[0]}"
+        return f"there is no image {entry.name!r} in {top}; put it there"
     if len(paths) > 1:
         return f"the image {entry.name!r} could be {paths[0]} or {paths[1]}; remove the one that it is not"
-    other = next((each for each in claims[paths[0]] if each != entry), None)
+    other = next((each for each in claims[paths[0]] if not each.means(entry)), None)
     if other is None:
         return paths[0]
     if other.file != entry.file:
@@ -128,11 +132,12 @@ def _search(entries: Sequence[Named], numbers: Sequence[int], free: _Paths, foun
 def _with_parts(entry: Named, dropped: int, free: _Paths) -> Iterator[Path]:
     """The images whose path ends as the entry's does without its first folders; if there are, those beside its file."""
     parts = entry.parts[min(dropped, len(entry.parts) - 1) :]
-    names = {f"{parts[-1]}{suffix}" for suffix in _suffixes(parts[-1])}
+    names = {f"{parts[-1]}{suffix}".lower() for suffix in _suffixes(parts[-1])}
+    folders = [part.lower() for part in parts[:-1]]
     same = [
         image
-        for image in free.get(_bare(parts[-1]), ())
-        if image.name in names and image.parts[-len(parts) : -1] == parts[:-1]
+        for image in free.get(_key(parts[-1]), ())
+        if image.name.lower() in names and [part.lower() for part in image.parts[-len(parts) : -1]] == folders
     ]
     yield from [image for image in same if image.is_relative_to(entry.file.parent)] or same
 
@@ -142,5 +147,6 @@ def _suffixes(name: str) -> tuple[str, ...]:
     return ("",) if Path(name).suffix.lower() in IMAGE_SUFFIXES else _SUFFIXES
 
 
-def _bare(name: str) -> str:
-    return name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name
+def _key(name: str) -> str:
+    """Of a name without its suffix, in whatever case: Windows makes no difference."""
+    return (name[: -len(suffix)] if (suffix := Path(name).suffix).lower() in IMAGE_SUFFIXES else name).lower()

@@ -133,8 +133,8 @@ def _coco(source: Path, max_broken: float) -> Unsplit | None:
     left_out = LeftOut(file, max_broken)
     images: dict[int, Path] = {}
     seen: set[Path] = set()
-    usable, notes = _located(file, content, folders, top, left_out)
-    for number, (path, _) in coco_json.images_of(SplitFile(file, folders), usable, left_out):
+    located = locate([_named(file, entry, folders) for entry in content["images"]], top)
+    for number, (path, _) in coco_json.images_of(SplitFile(file, folders), content, left_out, located.images):
         if path in seen:  # of which one entry could come to train and one to val
             left_out.add(str(path), file, f"{file}: image {path.name} is listed twice; the first entry was taken")
         else:
@@ -146,30 +146,19 @@ def _coco(source: Path, max_broken: float) -> Unsplit | None:
     items = tuple(Item(path, name) for path, name in zip(paths, new_names(paths, by_stem=False), strict=True))
     found = str(file.relative_to(source)) if source.is_dir() else "a file with images, annotations and categories"
     others = len(images_below(source)) - len(items) if source.is_dir() else 0
-    if others > 0:
-        notes.append(f"{counted(others, 'image')} that {file.name} does not name: left out")
-    broken = tuple(left_out.broken)
-    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, notes=tuple(notes), broken=broken)
+    unnamed = (f"{counted(others, 'image')} that {file.name} does not name: left out",) if others > 0 else ()
+    notes, broken = (*located.notes, *unnamed), tuple(left_out.broken)
+    return Unsplit(coco_json.NAME, found, home, items, content=content, ids=ids, notes=notes, broken=broken)
 
 
-def _located(
-    file: Path, content: dict[str, Any], folders: tuple[Path, ...], top: Path, left_out: LeftOut
-) -> tuple[dict[str, Any], list[str]]:
-    """``content`` with the path of every image, without those that have none, and what a user should read.
+def _named(file: Path, entry: Any, folders: tuple[Path, ...]) -> Named:
+    """An image of COCO JSON.
 
-    FiftyOne's images are in data/, Label Studio may name the path on its server, and CVAT's user may have had the
-    images all the time.
+    It may lie elsewhere: FiftyOne's are in data/, Label Studio may name the path on its server, and CVAT's user may
+    have had them all the time.
     """
-    entries = [each for each in content["images"] if isinstance(each, dict) and each.get("file_name")]
-    named = [Named(file, str(entry["file_name"]).replace("\\", "/"), folders) for entry in entries]
-    located = locate(named, top)
-    images = [each for each in content["images"] if not isinstance(each, dict) or not each.get("file_name")]
-    for entry, image in zip(entries, located.images, strict=True):
-        if isinstance(image, Path):
-            images.append({**entry, "file_name": str(image.absolute())})
-        else:
-            left_out.add(entry["file_name"], file, f"{file}: {image}")
-    return {**content, "images": images}, list(located.notes)
+    name = str(entry.get("file_name") or "") if isinstance(entry, dict) else ""
+    return Named(file, name.replace("\\", "/"), folders)
 
 
 def _coco_files(folder: Path) -> list[Path]:
