@@ -94,7 +94,7 @@ def locate(entries: Sequence[Named], top: Path) -> Located:
 
 def _one_of(entry: Named, paths: Sequence[Path], claims: Mapping[Path, Sequence[Named]], top: Path) -> Path | str:
     if not paths:
-        return f"there is no image {entry.name!r} in {top}; put it there"
+        return f"its image {entry.name!r} is missing; put it into {entry.folders[0]}, or into another folder of {top}"
     if len(paths) > 1:
         return f"the image {entry.name!r} could be {paths[0]} or {paths[1]}; remove the one that it is not"
     other = next((each for each in claims[paths[0]] if not each.means(entry)), None)

@@ -36,7 +36,8 @@ def test_an_image_that_is_gone_does_not_get_the_file_of_another_folder(tmp_path:
     make(tmp_path, "images/cam1/2.png", "images/cam2/1.png", "images/cam2/2.png", "images/cam3/1.png")
     listed = {"a.xml": ["cam1/1.png", "cam1/2.png", "cam2/1.png"]}
     assert found_of(tmp_path, listed) == [None, "images/cam1/2.png", "images/cam2/1.png"]
-    assert located(tmp_path, listed).images[0] == (f"there is no image 'cam1/1.png' in {tmp_path}; put it there")
+    where = f"{tmp_path / 'images'}, or into another folder of {tmp_path}"
+    assert located(tmp_path, listed).images[0] == f"its image 'cam1/1.png' is missing; put it into {where}"
 
 
 def test_an_image_that_is_gone_does_not_get_the_file_of_another_task(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
             "'a.png': a mask called 'car' has runs of 18446744073709551614 pixels",
             "'a.png': a box called 'car' has the rotation ['x']; expected 1 number",
             "image 'a.png' is listed twice",
-            f"there is no image 'gone.png' in {tmp_path}; put it there",
+            f"its image 'gone.png' is missing; put it into {tmp_path / 'images'}, or into another folder of {tmp_path}",
             f"the image 'b.png' could be {tmp_path / 'x/b.png'} or {tmp_path / 'y/b.png'}; remove the one",
         ),
     )
