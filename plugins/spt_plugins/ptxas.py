@@ -16,9 +16,12 @@ from pathlib import Path
 from spt_deploy.errors import ResultError
 from spt_plugins.ptx import CompiledKernel
 
-# Dynamic shared memory that one block may ask for, bytes (CUDA C++ programming guide, "technical specifications per
-# compute capability").
+# Dynamic shared memory that one block may ask for, bytes, and threads that a multiprocessor holds (CUDA C++ programming
+# guide, "technical specifications per compute capability").
 SHARED_MEMORY_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+_THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048, 120: 1536}
+_REGISTERS = 1 << 16  # of a multiprocessor, given to warps by the 256
+_RESERVED = 1 << 10  # bytes of shared memory that each block takes besides its own
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,22 @@ def parse_report(said: str) -> Resources:
         spill_loads=number(r"(\d+) bytes spill loads"),
         static_shared_memory=number(r"(\d+) bytes smem"),
     )
+
+
+def blocks_at_once(arch: int, threads: int, registers: int, shared_memory: int) -> int | None:
+    """How many blocks of a kernel fit a multiprocessor; None for an architecture whose sizes are not known here.
+
+    Args:
+        arch: compute capability, 89 for 8.9.
+        threads: a block.
+        registers: a thread.
+        shared_memory: bytes a block.
+    """
+    if arch not in _THREADS:
+        return None
+    registers_of_block = threads // 32 * -(-registers * 32 // 256) * 256
+    in_shared_memory = (SHARED_MEMORY_LIMIT[arch] + _RESERVED) // (shared_memory + _RESERVED)
+    return min(_REGISTERS // registers_of_block, in_shared_memory, _THREADS[arch] // threads)
 
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)([.\w]*)", re.MULTILINE)

@@ -3,7 +3,7 @@
     python -m spt_plugins.ptxas_report [--arch 89] [--jobs 4] [--json]
 
 Registers, stack and spills are what NVIDIA's assembler reports, shared memory is what a launch asks for, instructions
-are what it makes of a kernel; those in a loop count once.
+are what it makes of a kernel; those in a loop count once. Blocks are those that fit a multiprocessor at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from spt_plugins import launches
 from spt_plugins.ptx import ARCHITECTURES, compile_ptx
-from spt_plugins.ptxas import SHARED_MEMORY_LIMIT, assemble
+from spt_plugins.ptxas import SHARED_MEMORY_LIMIT, assemble, blocks_at_once
 from spt_plugins.variant import Variant
 
 # Slots from which on the matrix products take their large tiles at every width, and few enough for the small ones.
@@ -46,6 +46,7 @@ class Row:
     instructions: int
     tensor_core_instructions: int
     wide_loads: int  # from global memory, 16 bytes a thread
+    blocks: int | None  # that fit a multiprocessor at once; None where its sizes are not known
     seconds: float  # to compile and to assemble
 
 
@@ -110,6 +111,7 @@ def measure(index: int, arch: int) -> Row:
     begin = time.perf_counter()
     kernel = compile_ptx(variant, arch)
     taken, instructions = assemble(kernel)
+    shared_memory = kernel.shared_memory + taken.static_shared_memory
     return Row(
         variant=variant.name,
         arch=arch,
@@ -118,10 +120,11 @@ def measure(index: int, arch: int) -> Row:
         stack=taken.stack,
         spill_stores=taken.spill_stores,
         spill_loads=taken.spill_loads,
-        shared_memory=kernel.shared_memory + taken.static_shared_memory,
+        shared_memory=shared_memory,
         instructions=instructions.all,
         tensor_core_instructions=instructions.tensor_cores,
         wide_loads=instructions.wide,
+        blocks=blocks_at_once(arch, kernel.threads, taken.registers, shared_memory),
         seconds=round(time.perf_counter() - begin, 3),
     )
 
@@ -151,15 +154,15 @@ def main(archs: tuple[int, ...], jobs: int | None, as_json: bool) -> None:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
     width = max(len(row.variant) for row in rows)
-    click.echo(
-        f"{'variant':{width}}  arch  threads  registers  shared (limit), KiB  spilled, bytes  instructions  seconds"
-    )
+    heads = "arch  threads  registers  shared (limit), KiB  blocks  spilled, bytes  instructions  seconds"
+    click.echo(f"{'variant':{width}}  {heads}")
     for row in rows:
         limit = SHARED_MEMORY_LIMIT.get(row.arch)
         shared = f"{row.shared_memory / 1024:.1f} ({limit // 1024 if limit else '?'})"
+        spilled = row.spill_stores + row.spill_loads
         click.echo(
             f"{row.variant:{width}}  {row.arch:4}  {row.threads:7}  {row.registers:9}  {shared:>19}  "
-            f"{row.spill_stores + row.spill_loads:14}  {row.instructions:12}  {row.seconds:7.2f}"
+            f"{row.blocks or '?':>6}  {spilled:14}  {row.instructions:12}  {row.seconds:7.2f}"
         )
 
 

@@ -10,7 +10,14 @@ import pytest
 
 from spt_deploy.errors import UsageError
 from spt_plugins.ptx import ARCHITECTURES, compile_ptx, rename_entry, strip_hidden_parameters
-from spt_plugins.ptxas import SHARED_MEMORY_LIMIT, Instructions, Resources, count_instructions, parse_report
+from spt_plugins.ptxas import (
+    SHARED_MEMORY_LIMIT,
+    Instructions,
+    Resources,
+    blocks_at_once,
+    count_instructions,
+    parse_report,
+)
 from spt_plugins.variant import Variant
 from tests.spt_plugins.child import run_python
 
@@ -139,6 +146,30 @@ ptxas info    : Function properties for k
 ptxas info    : Used 255 registers, used 1 barriers, 104 bytes cumulative stack size, 32 bytes smem
 """
     assert parse_report(said) == Resources(255, 104, 100, 96, 32)
+
+
+@pytest.mark.parametrize(
+    ("arch", "threads", "registers", "kib", "blocks"),
+    [
+        (90, 256, 142, 80, 1),  # 8 warps of 144 x 32 registers
+        (90, 256, 108, 96, 2),  # of 112 x 32, and 2 x 97 KiB of 228
+        (90, 256, 64, 96, 2),
+        (90, 128, 100, 16, 4),
+        (90, 128, 31, 2, 16),  # 2,048 threads
+        (86, 128, 31, 2, 12),  # 1,536
+        (86, 256, 100, 60, 1),  # 61 KiB of 100
+        (110, 128, 100, 16, None),
+    ],
+)
+def test_what_a_block_takes_says_how_many_fit(
+    arch: int, threads: int, registers: int, kib: int, blocks: int | None
+) -> None:
+    assert blocks_at_once(arch, threads, registers, kib << 10) == blocks
+
+
+def test_two_programs_of_the_large_products_fit_a_multiprocessor_of_hopper(report: list[dict[str, Any]]) -> None:
+    large = [row for row in report if row["variant"].startswith("packed_qkv-fp16") and "block_m128" in row["variant"]]
+    assert {row["blocks"] for row in large if row["arch"] == 90} <= {2, 3, 4}
 
 
 def test_instructions_of_a_listing_are_counted() -> None:
