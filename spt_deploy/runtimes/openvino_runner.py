@@ -26,11 +26,13 @@ from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, rea
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_attention import transpose_scores
 from spt_deploy.runtimes.openvino_batches import ByBatch
+from spt_deploy.runtimes.openvino_extension.bodies import with_operators
+from spt_deploy.runtimes.openvino_extension.library import extension
 from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
-_REVISION = 2  # of what `compile_model` makes of a file; one that was compiled by another is compiled again
+_REVISION = 3  # of what `compile_model` makes of a file; one that was compiled by another is compiled again
 
 
 @cache
@@ -45,7 +47,11 @@ def openvino_core() -> Any:
     other for ever (seen there too, with pybind11's GIL-safe call once). So it is done here, before there are threads.
     """
     _ = openvino.Tensor(np.zeros(1, dtype=np.float32)).data
-    return openvino.Core()
+    core = openvino.Core()
+    library = extension()
+    if library is not None:
+        core.add_extension(str(library))
+    return core
 
 
 def precisions_here() -> tuple[str, ...]:
@@ -96,7 +102,9 @@ def images_a_core_computes_fast(facts: ModelFacts, precision: str | None) -> int
 def compile_model(
     proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None, batch: int | None = None
 ) -> Any:
-    """Compile for the CPU; in bfloat16 with the scores of attention transposed (openvino_attention.py).
+    """Compile for the CPU, with our operators where they can be had (openvino_extension).
+
+    In bfloat16 the scores of attention that is OpenVINO's are transposed (openvino_attention.py).
 
     Args:
         proto: with its functions.
@@ -109,6 +117,9 @@ def compile_model(
     """
     core = openvino_core()
     options = options or options_for()
+    bfloat16 = options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]
+    if extension() is not None:
+        proto = with_operators(proto, bfloat16)
     try:
         model = core.read_model(inlined(proto).SerializeToString())
         _forget_inner_names(model)
@@ -120,7 +131,7 @@ def compile_model(
                     if IMAGES_INPUT in each.names or (len(each.partial_shape) and each.partial_shape[0].is_dynamic)
                 }
             )
-        if options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]:
+        if bfloat16:
             transpose_scores(model)
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
@@ -205,9 +216,9 @@ class OpenVinoRunner(Runner):
             return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        place = compiled_path(
-            self.path, openvino.__version__, processor, options | {"batch": images, "revision": _REVISION}
-        )
+        ours = extension()
+        made_with = {"batch": images, "revision": _REVISION, "extension": ours and ours.name}
+        place = compiled_path(self.path, openvino.__version__, processor, options | made_with)
         data = read_compiled(place)
         if data:
             try:
