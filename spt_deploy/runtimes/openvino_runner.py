@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,13 @@ from spt_deploy.runtimes.compiled_cache import compiled_path, keep_compiled, rea
 from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_attention import transpose_scores
 from spt_deploy.runtimes.openvino_batches import ByBatch
-from spt_deploy.runtimes.openvino_extension.bodies import with_operators
+from spt_deploy.runtimes.openvino_extension.bodies import takes_operators, with_operators
 from spt_deploy.runtimes.openvino_extension.library import extension
 from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # and what OpenVINO calls them
+_LOCK = threading.Lock()
 _REVISION = 3  # of what `compile_model` makes of a file; one that was compiled by another is compiled again
 
 
@@ -47,11 +49,22 @@ def openvino_core() -> Any:
     other for ever (seen there too, with pybind11's GIL-safe call once). So it is done here, before there are threads.
     """
     _ = openvino.Tensor(np.zeros(1, dtype=np.float32)).data
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def operators_of_ours() -> str:
+    """The name of the library with our operators, which the Core has from now on; empty where it cannot be had."""
+    with _LOCK:
+        return _offered_operators()
+
+
+@cache
+def _offered_operators() -> str:
     library = extension()
-    if library is not None:
-        core.add_extension(str(library))
-    return core
+    if library is None:
+        return ""
+    openvino_core().add_extension(str(library))
+    return library.name
 
 
 def precisions_here() -> tuple[str, ...]:
@@ -118,7 +131,7 @@ def compile_model(
     core = openvino_core()
     options = options or options_for()
     bfloat16 = options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]
-    if extension() is not None:
+    if takes_operators(proto) and operators_of_ours():
         proto = with_operators(proto, bfloat16)
     try:
         model = core.read_model(inlined(proto).SerializeToString())
@@ -216,8 +229,9 @@ class OpenVinoRunner(Runner):
             return compiled()
         core = openvino_core()
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
-        ours = extension()
-        made_with = {"batch": images, "revision": _REVISION, "extension": ours and ours.name}
+        may_take = self.facts.has_spt_nodes and self.facts.model.backbone.spa_blocks
+        operators = operators_of_ours() if may_take else ""
+        made_with = {"batch": images, "revision": _REVISION, "operators": operators}
         place = compiled_path(self.path, openvino.__version__, processor, options | made_with)
         data = read_compiled(place)
         if data:

@@ -24,19 +24,33 @@ _ATTRIBUTES = {
 }
 
 
+def takes_operators(proto: onnx.ModelProto) -> bool:
+    """Whether our operators say what the model's functions do.
+
+    They do not where it packs statically or has larger containers than they take, nor in a file of an earlier version,
+    whose operators had other attributes. A model that is inlined has no functions.
+    """
+    if not any(function.domain == DOMAIN for function in proto.functions):
+        return False
+    attentions = [node for node in proto.graph.node if node.domain == DOMAIN and node.op_type == "PackedAttention"]
+    for node in attentions:
+        values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+        is_known = values.get("packing") in _PACKINGS and values.get("scale") == 1.0
+        if not is_known or values["window"] ** 2 > LONGEST:
+            return False
+    return bool(attentions)
+
+
 def with_operators(proto: onnx.ModelProto, bfloat16: bool) -> onnx.ModelProto:
     """The model with our operators.
 
     Args:
-        proto: as it was exported, with its functions.
+        proto: as it was exported, with its functions; see `takes_operators`.
         bfloat16: whether OpenVINO is to compute in bfloat16, or else float32.
 
     Returns:
-        A copy; the model itself where it has none of the functions, packs statically, has larger containers than the
-        operators take, or comes of an earlier version, whose operators had other attributes.
+        A copy.
     """
-    if not _fits(proto):
-        return proto
     number = TensorProto.BFLOAT16 if bfloat16 else TensorProto.FLOAT
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -54,18 +68,6 @@ def with_operators(proto: onnx.ModelProto, bfloat16: bool) -> onnx.ModelProto:
             result.functions.append(function)
     result.opset_import.append(helper.make_opsetid(OPERATORS, 1))
     return result
-
-
-def _fits(proto: onnx.ModelProto) -> bool:
-    attentions = [node for node in proto.graph.node if node.domain == DOMAIN and node.op_type == "PackedAttention"]
-    if not any(function.domain == DOMAIN for function in proto.functions):
-        return False
-    for node in attentions:
-        values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        is_known = values.get("packing") in _PACKINGS and values.get("scale") == 1.0  # older files have no scale
-        if not is_known or values["window"] ** 2 > LONGEST:
-            return False
-    return bool(attentions)
 
 
 def _with_body(function: FunctionProto, body: Sequence[NodeProto]) -> FunctionProto:

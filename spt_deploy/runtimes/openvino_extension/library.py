@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from spt_deploy.atomic import atomic_path
+from spt_deploy.atomic import atomic_path, make_folder, output_error, write_text
 from spt_deploy.engine.caches import cache_folder
 from spt_deploy.errors import OutputError, RuntimeMissingError
 from spt_deploy.telemetry import no_telemetry
@@ -24,6 +26,7 @@ _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trap
 _DEFINITIONS = ("-D_GLIBCXX_USE_CXX11_ABI=1", "-DOV_THREAD=OV_THREAD_TBB_ADAPTIVE")  # as OpenVINO itself was made
 _LIBRARIES = ("libopenvino.so.*", "libopenvino_onnx_frontend.so.*", "libtbb.so.*")
 _MOST_FILES = 4
+_REMEMBERED = 24 * 3600.0  # seconds
 _PATIENCE = 300.0  # seconds: a compiler that takes longer is taken for stuck
 _LOCK = threading.Lock()
 
@@ -38,6 +41,15 @@ def why_not() -> str:
     """A sentence about what is missing; empty where the library is there."""
     with _LOCK:
         return _found()[1]
+
+
+def try_again() -> None:
+    """Forget why it could not be compiled."""
+    with _LOCK, suppress(OSError):
+        for note in _folder().glob("*.failed"):
+            note.unlink()
+        if not _found()[0]:
+            _found.cache_clear()
 
 
 @cache
@@ -60,14 +72,18 @@ def _library() -> Path:
     if sys.platform != "linux":
         raise RuntimeMissingError(f"the operators are made for Linux, and this is {sys.platform}")
     command = [_compiler(), *_FLAGS, _for_this_processor(), *_DEFINITIONS, *_openvino_parts()]
-    path = cache_folder() / "extension" / f"{_key(command)}.so"
+    path = _folder() / f"{_key(command)}.so"
     if not path.is_file():
-        with atomic_path(path) as temporary:
-            _compile([*command, "-o", str(temporary)])
-        _forget_old(path.parent)
+        with _alone(path.with_suffix(".lock")):
+            if not path.is_file():  # nor has another process compiled it while this one waited
+                _make(path, command)
     with suppress(OSError):
         path.touch()  # it was of use: others are older now
     return path
+
+
+def _folder() -> Path:
+    return cache_folder() / "extension"
 
 
 def _compiler() -> str:
@@ -123,6 +139,45 @@ def _processor() -> str:
         wanted = ("model name", "flags", "Features", "CPU part", "CPU implementer")
         return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
     return platform.processor()
+
+
+def _make(path: Path, command: list[str]) -> None:
+    """Compile it, or remember for a day why that failed, for every process would try again."""
+    note = path.with_suffix(".failed")
+    with suppress(OSError):
+        if time.time() - note.stat().st_mtime < _REMEMBERED:
+            raise RuntimeMissingError(note.read_text(encoding="utf-8"))
+    try:
+        with atomic_path(path) as temporary:
+            _compile([*command, "-o", str(temporary)])
+    except RuntimeMissingError as error:
+        with suppress(OutputError):
+            write_text(note, str(error))
+        raise
+    with suppress(OSError):
+        note.unlink()
+    _forget_old(path.parent)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds other processes up that come here at the same time.
+
+    Raises:
+        OutputError: when the file cannot be written.
+    """
+    import fcntl  # of Linux
+
+    try:
+        make_folder(path.parent)
+        with path.open("w", encoding="utf-8") as file:
+            with suppress(OSError):  # of a file system that knows no locks: both compile then
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+            with suppress(OSError):
+                path.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _compile(command: list[str]) -> None:
