@@ -82,7 +82,8 @@ def test_in_bfloat16_they_are_as_near_to_the_reference_as_the_functions(
             assert found[name].shape == right[name].shape
             rounding = 2.0**-8 * np.abs(right[name]).sum()  # of h, which is an input here and float32
             assert error.sum() <= 1.5 * usual.sum() + rounding, name
-            assert error.max(initial=0.0) <= 0.1, name
+            largest = np.abs(right[name]).max(initial=0.0)
+            assert error.max(initial=0.0) <= 2 * usual.max(initial=0.0) + 2.0**-7 * largest, name
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=BF16)])
