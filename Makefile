@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
+PAGE   := docs/benchmarks.md
 BENCH  := build/bench# not under runs/: a model with random weights must not be the newest one there
 
 # A real video where there is one: Debian's opencv-doc has vtest.avi.
@@ -24,7 +25,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make bench   SPT-T against Swin-T in every runtime here, a step of training, and infer against its bound'
-	@echo 'make bench-page  docs/benchmarks.md and its plot, on this machine (a quarter of an hour)'
+	@echo 'make bench-page  docs/benchmarks.md and its plot, on this machine (a quarter of an hour); PAGE=FILE.md for another'
 	@echo 'make endurance  ten thousand frames and five thousand damaged files through infer (minutes)'
 	@echo 'make gpu-check  on a machine with an NVIDIA GPU: GPU tests, numerics and speed of the kernels (eight minutes)'
 	@echo 'make clean   remove .venv, caches and the demo; runs/ of your own stay'
@@ -97,7 +98,7 @@ bench-page: $(STAMP)
 		$(BENCH)/spt_t_keep_25.int8.onnx --precision "$(PRECISIONS)" --json > "$(BENCH)/224x224, the best quarter.json"
 	$(BIN)/spt-deploy bench $(BENCH)/large/swin_t.onnx $(BENCH)/large/spt_t.onnx \
 		--ratio 1,0.25 --precision "$(PRECISIONS)" --batch 1 --rounds 9 --json > $(BENCH)/800x1280.json
-	$(BIN)/python tools/benchmarks_page.py docs/benchmarks.md $(BENCH)/224x224.json \
+	$(BIN)/python tools/benchmarks_page.py $(PAGE) $(BENCH)/224x224.json \
 		"$(BENCH)/224x224, the best quarter.json" $(BENCH)/800x1280.json
 
 endurance: $(STAMP)

@@ -17,6 +17,7 @@ from spt_deploy.parity.probe import Masks, feeds_of
 from spt_deploy.runtimes import Runner
 from spt_deploy.runtimes.base import IMAGES_INPUT, Arrays
 from spt_deploy.runtimes.onnx_file import load_onnx
+from spt_deploy.runtimes.openvino_extension.bodies import operator_of
 
 _RUNS = 5
 _WARM_UP = 2
@@ -117,8 +118,13 @@ def openvino_times(request: Any, feeds: Arrays) -> list[tuple[str, str, float]]:
     """
     warm = _total(request, feeds, _WARM_UP, _WARM_UP)
     total = _total(request, feeds, _RUNS, _WARM_UP + _RUNS)
-    times = [(*node, (ms - warm[node]) / _RUNS) for node, ms in total.items()]
+    times = [(_named(*node), node[1], (ms - warm[node]) / _RUNS) for node, ms in total.items()]
     return [each for each in times if each[-1] > 0]
+
+
+def _named(operator: str, node: str) -> str:
+    """The operator's own name where it is one of ours."""
+    return operator_of(node) if operator == "Reference" else operator
 
 
 def _total(request: Any, feeds: Arrays, more: int, runs: int) -> dict[tuple[str, str], float]:

@@ -171,7 +171,17 @@ def _check(runtime: str, device: str, trial: Trial) -> RuntimeCheck:
             detail += f"; with --precision {precision}: {also}"
             if verdict != "works":
                 break
+        detail += f"; {_operators()}"
     return found(verdict, detail)
+
+
+def _operators() -> str:
+    """How OpenVINO computes what an SPT has and other models have not."""
+    from spt_deploy.runtimes.openvino_extension.library import try_again, why_not
+
+    try_again()
+    missing = why_not()
+    return f"selection and packing in standard operators: {missing}" if missing else "operators of its own are compiled"
 
 
 def _check_engine(runtime: EngineRuntime, trial: Trial) -> RuntimeCheck:

@@ -79,8 +79,14 @@ def _with_body(function: FunctionProto, body: Sequence[NodeProto]) -> FunctionPr
     return result
 
 
-def _ours(operator: str, inputs: Sequence[str], outputs: Sequence[str]) -> NodeProto:
-    return helper.make_node(operator, inputs, outputs, domain=OPERATORS)
+def _ours(operator: str, inputs: Sequence[str], *results: str) -> NodeProto:
+    """A node whose outputs begin with the operator's name, by which a profile knows it (`operator_of`)."""
+    return helper.make_node(operator, inputs, [f"{operator}_{result}" for result in results], domain=OPERATORS)
+
+
+def operator_of(node: str) -> str:
+    """The operator of ours behind a node of OpenVINO's, which calls all of them references."""
+    return node.split("_")[0]
 
 
 def _cast(value: str, to: int) -> tuple[str, NodeProto]:
@@ -93,15 +99,17 @@ def _select_tokens() -> list[NodeProto]:
     logits, to_logits = _cast("logits", TensorProto.FLOAT)
     order, to_order = _cast("order", TensorProto.INT32)
     threshold, to_threshold = _cast("threshold", TensorProto.FLOAT)
+    names = ("token_of_slot", "slot_of_token", "cu_seqlens")
+    select = _ours("SelectTokens", [logits, order, threshold], *names)
     casts = [
-        helper.make_node("Cast", [f"{name}_found"], [name], to=TensorProto.INT64)
-        for name in ("token_of_slot", "slot_of_token", "cu_seqlens")
+        helper.make_node("Cast", [found], [name], to=TensorProto.INT64)
+        for found, name in zip(select.output, names, strict=True)
     ]
     return [
         to_logits,
         to_order,
         to_threshold,
-        _ours("SelectTokens", [logits, order, threshold], [cast.input[0] for cast in casts]),
+        select,
         *casts,
     ]
 
@@ -110,13 +118,14 @@ def _packed_qkv(number: int) -> list[NodeProto]:
     h, to_h = _cast("h", number)
     gate, to_gate = _cast("gate", TensorProto.FLOAT)
     slots, to_slots = _cast("token_of_slot", TensorProto.INT32)
+    gather = _ours("GatherGated", [h, gate, slots], "rows")
     return [
         to_h,
         to_gate,
         to_slots,
-        _ours("GatherGated", [h, gate, slots], ["rows"]),
-        helper.make_node("CastLike", ["rows", "h"], ["rows_like"]),
-        helper.make_node("Gemm", ["rows_like", "weight", "bias"], ["qkv"], transB=1),
+        gather,
+        helper.make_node("CastLike", [gather.output[0], "h"], ["rows"]),
+        helper.make_node("Gemm", ["rows", "weight", "bias"], ["qkv"], transB=1),
     ]
 
 
@@ -125,21 +134,29 @@ def _packed_attention(number: int) -> list[NodeProto]:
     slots, to_slots = _cast("token_of_slot", TensorProto.INT32)
     ends, to_ends = _cast("cu_seqlens", TensorProto.INT32)
     table, to_table = _cast("bias_table", TensorProto.FLOAT)
-    attention = _ours("PackedAttention", [qkv, slots, ends, table], ["attended"])
+    attention = _ours("PackedAttention", [qkv, slots, ends, table], "o")
     for name, kind in _ATTRIBUTES.items():
         attention.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
-    return [to_qkv, to_slots, to_ends, to_table, attention, helper.make_node("CastLike", ["attended", "qkv"], ["o"])]
+    return [
+        to_qkv,
+        to_slots,
+        to_ends,
+        to_table,
+        attention,
+        helper.make_node("CastLike", [attention.output[0], "qkv"], ["o"]),
+    ]
 
 
 def _unpack_project(number: int) -> list[NodeProto]:
     slots, to_slots = _cast("slot_of_token", TensorProto.INT32)
     residual, to_residual = _cast("residual", number)
     branch, to_branch = _cast("projected", number)
+    add = _ours("AddScattered", [branch, slots, residual], "x")
     return [
         to_slots,
         to_residual,
         helper.make_node("Gemm", ["o", "weight", "bias"], ["projected"], transB=1),
         to_branch,
-        _ours("AddScattered", [branch, slots, residual], ["sum"]),
-        helper.make_node("CastLike", ["sum", "residual"], ["x"]),
+        add,
+        helper.make_node("CastLike", [add.output[0], "residual"], ["x"]),
     ]

@@ -115,7 +115,10 @@ public:
     }
 
     void validate_and_infer_types() override {
-        set_output_type(0, get_input_element_type(0), PartialShape{get_input_partial_shape(0)[0], m_heads * HEAD});
+        const PartialShape& qkv = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, qkv[1].compatible(3 * m_heads * HEAD), "heads have ", HEAD, " channels");
+        NODE_VALIDATION_CHECK(this, m_window * m_window <= LENGTH, "a container has ", LENGTH, " tokens at most");
+        set_output_type(0, get_input_element_type(0), PartialShape{qkv[0], m_heads * HEAD});
     }
 
     bool evaluate(TensorVector& outputs, const TensorVector& inputs) const override {

@@ -96,13 +96,13 @@ struct Lanes<Bfloat16> {
 };
 #endif
 
-// What one piece and head needs, of a thread. Rows that no token has are 0, or left over: finite, and not written.
+// What one piece and head needs, of a thread. Of rows that no token has nothing is written to the output.
 struct Scratch {
-    alignas(64) float queries[ROWS * HEAD];        // a row each
-    alignas(64) float keys[HEAD * LENGTH];         // a column each
-    alignas(64) float values[LENGTH * HEAD];       // a row each, or two
-    alignas(64) float scores[ROWS * LENGTH];       // a row for each query
-    alignas(64) uint16_t entries[ROWS * LENGTH];   // of the bias table, for each pair of tokens
+    alignas(64) float queries[ROWS * HEAD];       // a row each
+    alignas(64) float keys[HEAD * LENGTH];        // a column each
+    alignas(64) float values[LENGTH * HEAD];      // a row each, or two
+    alignas(64) float scores[ROWS * LENGTH];      // a row for each query
+    alignas(64) uint16_t entries[ROWS * LENGTH];  // of the bias table, for each pair of tokens
 };
 
 inline void find_entries(const int32_t* token, int count, int padded, const AttentionShape& shape,
@@ -241,9 +241,8 @@ void packed_attention(const Number* qkv, const int32_t* token_of_slot, const int
         const int padded = (piece.count + WIDTH - 1) / WIDTH * WIDTH;
         find_entries(token_of_slot + piece.first, piece.count, padded, shape, own.entries);
         for (int head = shape.heads * part / parts; head < shape.heads * (part + 1) / parts; head++)
-            attend(qkv + piece.first * 3 * channels + head * HEAD, channels, piece.count,
-                   tables[head], own,
-                   out + piece.first * channels + head * HEAD);
+            attend(qkv + 3 * channels * piece.first + head * HEAD, channels, piece.count, tables[head], own,
+                   out + channels * piece.first + head * HEAD);
     });
 }
 

@@ -48,10 +48,10 @@ inline float sum_of(Floats value) {
 #endif
 }
 
-// exp(x) of x <= 0, as 2^whole * 2^rest with a polynomial of degree 5 (largest relative error 2e-7, near 0).
+// exp(x) of x <= 0, as 2^whole * 2^rest with a polynomial of degree 5 (largest relative error 2e-7, near 0). NaN stays.
 inline Floats exp_of(Floats x) {
     x *= 1.44269504f;
-    x = x > all(-126.0f) ? x : all(-126.0f);
+    x = x < all(-126.0f) ? all(-126.0f) : x;
     const Floats shifted = x + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are x, rounded
     const Floats rest = x - (shifted - 12582912.0f);
     Floats power = rest * 0.00132764725f + 0.00967554096f;

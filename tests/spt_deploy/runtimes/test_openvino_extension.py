@@ -17,7 +17,7 @@ from spt_deploy.config import DYNAMIC_PACKINGS, Packing
 from spt_deploy.errors import RuntimeMissingError
 from spt_deploy.runtimes import open_runner
 from tests.exported import make_exported
-from tests.operator_chain import CHANNELS, COUNTS, MAPS, assert_same, chain, expected, inputs
+from tests.operator_chain import CHANNELS, COUNTS, MAPS, THRESHOLD, assert_same, chain, expected, inputs
 
 pytest.importorskip("openvino", reason="an extra")
 if not shutil.which("c++"):
@@ -109,6 +109,17 @@ def test_an_image_of_nothing_but_nan_does_not_touch_the_others() -> None:
         found = compiled(feeds)["x"]
         for image in (0, 2, 3):
             assert np.array_equal(found[image], clean[image])
+
+
+@pytest.mark.parametrize("packing", DYNAMIC_PACKINGS)
+def test_nan_goes_where_the_reference_lets_it(packing: Packing) -> None:
+    compiled = compile_model(chain(packing, 14, 14, 0), "the chain")
+    feeds = inputs((60, 3, 33, 50), 14 * 14)
+    feeds["h"][0, np.flatnonzero(feeds["logits"][0] > THRESHOLD)[5]] = np.nan
+    results, right = compiled(feeds), expected(feeds, packing, 14, 14, 0)
+    for name in ("qkv", "o", "x"):
+        assert np.isnan(right[name]).any()
+        assert np.array_equal(np.isnan(results[name]), np.isnan(right[name])), name
 
 
 def test_scores_that_are_far_apart_stay_finite() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_a_number_that_is_none_is_wrong_whichever_output_it_is_in(monkeypatch: p
 
     monkeypatch.setattr(OpenVinoRunner, "_run", off)
     assert verdicts(doctor())["openvino", "cpu"] == "wrong"
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="an extra")
+def test_it_says_whether_openvino_has_operators_of_ours(found: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spt_deploy.runtimes.openvino_extension import library
+
+    [detail] = [check.detail for check in found.checks if check.runtime == "openvino"]
+    assert detail.endswith("; operators of its own are compiled" if shutil.which("c++") else "install one, such as g++")
+    monkeypatch.setenv(library.SWITCH, "off")
+    monkeypatch.setattr(library, "_found", library._found.__wrapped__)
+    monkeypatch.setattr(library, "try_again", lambda: None)
+    [check] = [check for check in doctor().checks if check.runtime == "openvino"]
+    assert check.verdict == "works"
+    assert check.detail.endswith("; selection and packing in standard operators: switched off by SPT_DEPLOY_EXTENSION")
 
 
 def test_every_precision_of_openvino_is_tried(found: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
