@@ -28,7 +28,7 @@ from spt_deploy.runtimes.onnx_file import inlined, load_onnx, read_facts
 from spt_deploy.runtimes.openvino_attention import transpose_scores
 from spt_deploy.runtimes.openvino_batches import ByBatch
 from spt_deploy.runtimes.openvino_extension.bodies import takes_operators, with_operators
-from spt_deploy.runtimes.openvino_extension.library import extension
+from spt_deploy.runtimes.openvino_extension.library import extension, refuse
 from spt_deploy.runtimes.parts import may_be_cut
 
 _FAST_BYTES = 4 * 224 * 224 * 4  # of float32 or bfloat16, one for each pixel: measured on cores with 2 MiB of cache
@@ -63,7 +63,11 @@ def _offered_operators() -> str:
     library = extension()
     if library is None:
         return ""
-    openvino_core().add_extension(str(library))
+    try:
+        openvino_core().add_extension(str(library))
+    except RuntimeError as error:
+        refuse(str(error).strip().splitlines()[-1])
+        return ""
     return library.name
 
 

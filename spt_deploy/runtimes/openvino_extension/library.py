@@ -29,6 +29,7 @@ _MOST_FILES = 4
 _REMEMBERED = 24 * 3600.0  # seconds
 _PATIENCE = 300.0  # seconds: a compiler that takes longer is taken for stuck
 _LOCK = threading.Lock()
+_REFUSALS: list[str] = []
 
 
 def extension() -> Path | None:
@@ -40,7 +41,13 @@ def extension() -> Path | None:
 def why_not() -> str:
     """A sentence about what is missing; empty where the library is there."""
     with _LOCK:
-        return _found()[1]
+        return next(iter(_REFUSALS), "") or _found()[1]
+
+
+def refuse(said: str) -> None:
+    """Remember what OpenVINO said when it was to load the library."""
+    with _LOCK:
+        _REFUSALS.append(f"OpenVINO cannot load them: {said}")
 
 
 def try_again() -> None:
@@ -116,7 +123,9 @@ def _openvino_parts() -> list[str]:
             raise RuntimeMissingError(f"openvino {openvino.__version__} came without {pattern.removesuffix('.*')}")
         libraries.append(str(matches[0]))
     source = Path(__file__).parent / "operators.cpp"
-    return ["-isystem", str(root / "include"), str(source), *libraries]
+    # Whoever loads it has OpenVINO, but not yet each of its libraries.
+    found_there = ["-Wl,--as-needed", f"-Wl,-rpath,{root / 'libs'}"]
+    return ["-isystem", str(root / "include"), str(source), *found_there, *libraries]
 
 
 def _key(command: list[str]) -> str:

@@ -282,6 +282,26 @@ def test_without_it_models_run_as_they_are(not_yet_made: Path, monkeypatch: pyte
     np.testing.assert_allclose(compiled(feeds)["x"], expected(feeds, "per-image", 7, 7, 0)["x"], atol=1e-5)
 
 
+def test_a_library_that_openvino_refuses_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(openvino_runner, "extension", lambda: broken)
+    monkeypatch.setattr(openvino_runner, "_offered_operators", openvino_runner._offered_operators.__wrapped__)
+    monkeypatch.setattr(library, "_REFUSALS", [])
+    assert openvino_runner.operators_of_ours() == ""
+    assert library.why_not().startswith("OpenVINO cannot load them: ")
+    assert "broken.so" in library.why_not()
+
+
+def test_another_process_needs_nothing_but_the_library(not_yet_made: Path) -> None:
+    """Not even the libraries of OpenVINO's that were loaded here before."""
+    made = library.extension()
+    script = "import sys; from spt_deploy.runtimes.openvino_runner import openvino_core; "
+    script += "openvino_core().add_extension(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", script, str(made)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
