@@ -117,7 +117,11 @@ def images_a_core_computes_fast(facts: ModelFacts, precision: str | None) -> int
 
 
 def compile_model(
-    proto: onnx.ModelProto, where: str, options: dict[str, object] | None = None, batch: int | None = None
+    proto: onnx.ModelProto,
+    where: str,
+    options: dict[str, object] | None = None,
+    batch: int | None = None,
+    operators: bool = True,
 ) -> Any:
     """Compile for the CPU, with our operators where they can be had (openvino_extension).
 
@@ -128,6 +132,7 @@ def compile_model(
         where: names the file in errors.
         options: see ``options_for``.
         batch: images that it is run on, no more and no less; None compiles it for any number.
+        operators: whether ours take the functions' place where they can be had.
 
     Raises:
         ArtefactError: when OpenVINO cannot read or compile the model.
@@ -135,7 +140,7 @@ def compile_model(
     core = openvino_core()
     options = options or options_for()
     bfloat16 = options["INFERENCE_PRECISION_HINT"] == PRECISIONS["bf16"]
-    if takes_operators(proto) and operators_of_ours():
+    if operators and takes_operators(proto) and operators_of_ours():
         proto = with_operators(proto, bfloat16)
     try:
         model = core.read_model(inlined(proto).SerializeToString())
