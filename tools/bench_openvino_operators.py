@@ -2,7 +2,7 @@
 
     python tools/bench_openvino_operators.py MODEL.onnx [MODEL.onnx ...] [--batch 1,8] [--rounds N] [--repeats N]
 
-In each precision that this processor computes in and in parts, as a runner does; with the model's own selection, on noise.
+In each precision that this processor computes in, in parts as a runner does; with its own selection, on noise.
 """
 
 from __future__ import annotations
